@@ -1,0 +1,1 @@
+"""Data: orders, loaders and images."""

@@ -1,0 +1,1 @@
+"""Early stopping, TensorBoard, progress: what hangs on the engines, one file each."""

@@ -1,0 +1,20 @@
+"""What all tests share: one thread, and the flag for long soaks."""
+
+import pytest
+import torch
+
+
+def pytest_addoption(parser):
+    parser.addoption("--soak", action="store_true", help="run the long forms of the randomised tests")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """One thread: sums then have one order, and two test processes do not fight for two cores."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def soak(request):
+    """Whether the long forms of the randomised tests were asked for."""
+    return request.config.getoption("--soak")
