@@ -1,0 +1,67 @@
+"""Callbacks: the base class, and how a list of them is run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from typing import Any
+
+from .events import POINTS
+
+__all__ = ["Callback", "in_order", "run_cbs"]
+
+
+class Callback:
+    """Something that hangs on the points of a fit: write a method named after a point of ``POINTS``.
+
+    A method takes the learner, ``def after_batch(self, learn)``, and may assign ``learn.batch``, ``learn.preds`` and
+    ``learn.loss``; ``cleanup_fit(self, learn, error)`` is called at every end of a fit, with the exception or None.
+    Batch and epoch points fire in both phases: ``learn.model.training`` tells which. Callbacks run by ``order``, then
+    by their place in ``learn.cbs``. This base class is a convenience, any object with such methods serves.
+
+    Raises:
+        TypeError: when the class is defined, for a method that is one slip away from a point.
+
+    Source: fastai's Callback (course22p2 miniai).
+
+    >>> class Bad(Callback):
+    ...     def after_bacth(self, learn): ...
+    Traceback (most recent call last):
+    TypeError: Bad.after_bacth is not a callback point; did you mean after_batch?
+    """
+
+    order: int = 0
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name, value in vars(cls).items():
+            if name.startswith("_") or name in POINTS or not callable(value):
+                continue
+            for point in get_close_matches(name, POINTS, n=1, cutoff=0.8):
+                raise TypeError(f"{cls.__name__}.{name} is not a callback point; did you mean {point}?")
+
+
+def in_order(cbs: Iterable[Any]) -> list[Any]:
+    """The callbacks sorted by ``order`` (0 where an object has none), ties by their place."""
+    return sorted(cbs, key=lambda cb: getattr(cb, "order", 0))
+
+
+def run_cbs(cbs: Iterable[Any], method_name: str, learn: Any = None) -> None:
+    """Call a method on every callback that has it, sorted by ``order``, then by place.
+
+    Args:
+        cbs: the callbacks, any objects; those without the method are passed by.
+        method_name: a point of ``POINTS`` or any name of one's own.
+        learn: what the methods are given.
+
+    >>> class Hello:
+    ...     def __init__(self, order): self.order = order
+    ...     def before_fit(self, learn): print("hello from", self.order)
+    >>> run_cbs([Hello(2), Hello(1)], "before_fit")
+    hello from 1
+    hello from 2
+    """
+    for cb in in_order(cbs):
+        method: Callable[[Any], None] | None = getattr(cb, method_name, None)
+        if method is not None:
+            method(learn)

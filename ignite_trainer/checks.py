@@ -1,0 +1,78 @@
+"""What is looked at once, on the first batch of each loader: it would cost a wait for the device on every batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["check_loss", "check_predictions"]
+
+
+def check_predictions(loss_func: Any, preds: Any, y: Any, phase: str) -> None:
+    """Look at predictions and targets before the loss sees them.
+
+    Args:
+        loss_func: the loss; class numbers are checked where it is cross-entropy or NLL.
+        preds: the model's output.
+        y: the targets.
+        phase: "training" or "validation", for the message.
+
+    Raises:
+        ValueError: a label that the model has no output for, or shapes that the loss would broadcast silently.
+    """
+    if not isinstance(preds, Tensor) or not isinstance(y, Tensor):
+        return
+    classes = isinstance(loss_func, (nn.CrossEntropyLoss, nn.NLLLoss)) or loss_func in (F.cross_entropy, F.nll_loss)
+    if classes and not y.is_floating_point() and preds.ndim > 1:
+        _check_labels(getattr(loss_func, "ignore_index", -100), preds, y, phase)
+    elif y.is_floating_point() and preds.shape != y.shape and preds.numel() == y.numel() and preds.numel() > 1:
+        _check_broadcast(loss_func, preds, y, phase)
+
+
+def check_loss(loss: Any) -> None:
+    """Refuse a loss that is no 0-d tensor.
+
+    Raises:
+        TypeError: it is no tensor.
+        ValueError: it has dimensions.
+    """
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"a loss is a 0-d tensor; loss_func gave a {type(loss).__name__}")
+    if loss.ndim:
+        raise ValueError(
+            f"a loss is a 0-d tensor; loss_func gave one of shape {tuple(loss.shape)}: take its mean (reduction='mean')"
+        )
+
+
+def _check_labels(ignore_index: int, preds: Tensor, y: Tensor, phase: str) -> None:
+    n_classes = preds.shape[1]
+    labels = y[y != ignore_index]
+    if labels.numel() == 0:
+        return
+    low, high = int(labels.min()), int(labels.max())  # waits for the device
+    if low < 0 or high >= n_classes:
+        raise ValueError(
+            f"labels are class numbers from 0 to {n_classes - 1} for a model of {n_classes} outputs; the first "
+            f"{phase} batch has {high if high >= n_classes else low}: number the classes from 0, or give the model "
+            "more outputs"
+        )
+
+
+def _check_broadcast(loss_func: Any, preds: Tensor, y: Tensor, phase: str) -> None:
+    """As many elements in another shape: fine for a loss that lines them up itself, silently wrong otherwise."""
+    try:
+        torch.broadcast_shapes(preds.shape, y.shape)  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        return  # the loss says so itself
+    elementwise = isinstance(loss_func, nn.Module) and type(loss_func).__module__ == "torch.nn.modules.loss"
+    if not elementwise:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            if torch.equal(loss_func(preds, y), loss_func(preds, y.view_as(preds))):
+                return
+    raise ValueError(
+        f"predictions and targets have one shape, or the loss broadcasts them silently; the first {phase} batch has "
+        f"{tuple(preds.shape)} against {tuple(y.shape)}: squeeze the one or unsqueeze the other"
+    )

@@ -1,0 +1,338 @@
+"""The Ignite engine whose handlers may cancel the batch, the epoch or the fit; and factories for raw Ignite use.
+
+Every private name of Ignite that the package touches stands in this file: ``_fire_event``, ``_compare_handlers``,
+``_is_done`` (pinned by ``tests/test_engines.py``).
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events, State
+from ignite.engine.events import EventsList, RemovableEventHandle
+from torch import nn
+
+from .epochs import Epochs, check_loader
+from .events import POINTS, CancelBatchException, CancelException, Scope, TrainEvents
+from .steps import EvalStep, Loop, Step, TrainStep, preparation
+
+__all__ = ["CancellableEngine", "always", "create_evaluator", "create_trainer"]
+
+_SCOPES: dict[Any, Scope] = {row.event: row.scope for row in POINTS.values() if row.event is not None} | {
+    Events.GET_BATCH_STARTED: Scope.EPOCH,
+    Events.GET_BATCH_COMPLETED: Scope.BATCH,
+    Events.DATALOADER_STOP_ITERATION: Scope.EPOCH,
+}
+
+
+class _BatchOver(Exception):
+    """A handler cancelled in the middle of a step: leave it."""
+
+
+def _no_errors(record: logging.LogRecord) -> bool:
+    return record.levelno != logging.ERROR
+
+
+class always:  # noqa: N801  reads as a word: add_event_handler(event, always(handler))
+    """A handler that runs even where its event was cancelled, and that may not cancel itself.
+
+    >>> trainer = create_trainer(torch.nn.Linear(1, 1), None, torch.nn.MSELoss())
+    >>> handle = trainer.add_event_handler(Events.EPOCH_COMPLETED, always(print), "the epoch is over")
+    """
+
+    def __init__(self, handler: Callable[..., Any]):
+        self.handler = handler
+
+
+class CancellableEngine(Engine):
+    """An Ignite ``Engine`` in which callbacks and handlers may cancel the batch, the epoch or the fit.
+
+    It runs a step on each batch of a loader, epoch after epoch. ``add_event_handler`` wraps each handler in a guard,
+    which catches a ``Cancel…Exception`` and keeps the rest of what was cancelled silent. Each epoch ends with its
+    loader, whatever its length. ``run`` after any ending is as clean as the first.
+
+    Args:
+        step: called with ``loop`` for each batch; what it returns is ``state.output``.
+        loop: what the step works on: the learner, or a ``Loop``; gets ``engine`` and ``batch``.
+        training: a trainer (with gradients), or an evaluator, whose run is one epoch without gradients.
+
+    Attributes:
+        predicted, loss_computed, backward_completed, stepped, validated: whether anyone listens to that event.
+        place: index of the batch in this epoch, from 0; -1 before the first.
+        cancelled: the ``Scope`` that was cancelled, 0 for none.
+        widest: the widest scope that is running here; a cancel of a wider one escapes.
+        partners: the engines that a cancelled fit ends.
+
+    Source: fastai's cancel exceptions, on Ignite's events.
+    """
+
+    interrupt_resume_enabled = False  # 0.5.5: a run after one that raised would return None, untrained
+    predicted = loss_computed = backward_completed = stepped = validated = False
+
+    def __init__(self, step: Step, loop: Any, *, training: bool):
+        super().__init__(self._run_step)
+        self.logger = logging.getLogger("ignite_trainer.engine")
+        self.logger.addFilter(_no_errors)  # 0.5.5 logs two ERROR lines for an exception that it then raises
+        self.state: Any  # Ignite types state.batch and state.output as int
+        self.step, self.loop, self.training = step, loop, training
+        self.phase = "training" if training else "validation"
+        self.place, self.cancelled, self.widest = -1, 0, Scope.FIT
+        self.partners: tuple[CancellableEngine, ...] = (self,)
+        self._request: CancelException | None = None
+        self._epochs: Epochs | None = None
+        self._natives: dict[Any, list[Any]] = defaultdict(list)
+        self._callback_events: frozenset[Any] = frozenset()
+        self._whole_epochs = True
+        in_batch = dict.fromkeys((event for event in TrainEvents if _SCOPES[event] is Scope.BATCH), "iteration")
+        self.register_events(*TrainEvents, event_to_attr={**in_batch, TrainEvents.VALIDATED: "epoch"})
+        self.add_event_handler(Events.STARTED, always(self._begin_run))
+        self.add_event_handler(Events.EPOCH_STARTED, always(self._begin_epoch))
+        self.add_event_handler(Events.EPOCH_COMPLETED, always(self._finish_loader))
+        self.add_event_handler(Events.TERMINATE_SINGLE_EPOCH, always(self._drop_loader))
+
+    # ---- running -------------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        data: Any = None,
+        max_epochs: int | None = None,
+        max_iters: int | None = None,
+        epoch_length: int | None = None,
+    ) -> State:
+        """Ignite's ``run``; each epoch has as many batches as the loader gives, unless ``epoch_length`` is given.
+
+        Args:
+            data: an iterable of batches, with or without ``len``, or a function that returns one for each epoch.
+            max_epochs: how often to go through it.
+            max_iters: or how many batches in all.
+            epoch_length: batches an epoch; the loader then goes round, as Ignite has it.
+
+        Raises:
+            TypeError: ``data`` cannot be iterated, or only once and there are several epochs.
+            ValueError: ``data`` is empty, or its ``len`` is not true.
+            RuntimeError: this engine is running already.
+        """
+        if self._epochs is not None:
+            raise RuntimeError(f"an engine runs once at a time; this {self.phase} engine is in the middle of a run")
+        check_loader(data, max_epochs or 1, self.phase)
+        self._epochs = Epochs(self, data)
+        self._whole_epochs = epoch_length is None and max_iters is None
+        if self._whole_epochs:
+            self.state.epoch_length = None
+        with torch.set_grad_enabled(self.training):
+            try:
+                return super().run(self._epochs, max_epochs=max_epochs, max_iters=max_iters, epoch_length=epoch_length)
+            finally:
+                self._epochs = None
+
+    def announce(self, event: TrainEvents) -> None:
+        """Fire an event inside the step; where a handler cancels, the step is left.
+
+        The public ``fire_event`` of 0.5.5 searches a list of all events for it: 3 to 5 µs more.
+        """
+        self._fire_event(event)
+        if self.cancelled:
+            raise _BatchOver from self._request
+
+    def _run_step(self, engine: Engine, batch: Any) -> Any:
+        if self.cancelled:
+            return None
+        try:
+            return self.step(self.loop)
+        except _BatchOver:
+            return None
+        except CancelException as request:
+            self.cancel(request, Scope.BATCH)
+            return None
+        except Exception as error:
+            self.annotate(error, "the step")
+            raise
+
+    @property
+    def running(self) -> bool:
+        """Whether a run is going on."""
+        return self._epochs is not None
+
+    def run_step_alone(self) -> Any:
+        """The step on ``loop.batch`` outside a run; whatever is cancelled escapes to the caller."""
+        widest, self.widest, self.cancelled = self.widest, Scope.BATCH, 0
+        try:
+            with torch.set_grad_enabled(self.training):
+                return self.step(self.loop)
+        except _BatchOver as over:
+            raise (over.__cause__ or CancelBatchException()) from None
+        finally:
+            self.widest, self.cancelled = widest, 0
+
+    @staticmethod
+    def _is_done(state: State) -> bool:
+        """Epochs are counted; 0.5.5 compares iterations with this epoch's length, which may differ from the last's."""
+        iterations_done = state.max_iters is not None and state.iteration >= state.max_iters
+        return iterations_done or (state.max_epochs is not None and state.epoch >= state.max_epochs)
+
+    # ---- handlers ------------------------------------------------------------------------------------------------
+
+    def add_event_handler(self, event_name: Any, handler: Any, *args: Any, **kwargs: Any) -> RemovableEventHandle:
+        """Ignite's ``add_event_handler``; the handler may raise the three Cancel exceptions."""
+        if isinstance(event_name, EventsList):
+            return super().add_event_handler(event_name, handler, *args, **kwargs)  # comes back here, one by one
+        if isinstance(handler, always):
+            return super().add_event_handler(event_name, handler.handler, *args, **kwargs)
+        handle = super().add_event_handler(event_name, self._guard(event_name, handler), *args, **kwargs)
+        self._natives[event_name].append(handler)
+        self._update_listeners()
+        return handle
+
+    def remove_event_handler(self, handler: Any, event_name: Any) -> None:
+        """Ignite's ``remove_event_handler``."""
+        super().remove_event_handler(handler, event_name)
+        self._natives[event_name] = [native for native in self._natives[event_name] if native != handler]
+        self._update_listeners()
+
+    def attach_points(self, dispatch: Callable[[str], None]) -> None:
+        """Call ``dispatch(point)`` at each point of this engine, before all handlers that are attached later."""
+        for name, point in POINTS.items():
+            if point.event is not None and (self.training or point.evaluator):
+                super().add_event_handler(point.event, self._guard(point.event, dispatch), name)
+
+    def listen_for(self, points: Iterable[str]) -> None:
+        """Say at which points there are callbacks: an event inside the step to which nobody listens is not fired."""
+        self._callback_events = frozenset(POINTS[name].event for name in points)
+        self._update_listeners()
+
+    def _update_listeners(self) -> None:
+        for event in TrainEvents:
+            setattr(self, event.value, bool(self._natives[event]) or event in self._callback_events)
+
+    @staticmethod
+    def _compare_handlers(user_handler: Any, registered_handler: Any) -> bool:
+        return bool(inspect.unwrap(registered_handler) == inspect.unwrap(user_handler))
+
+    def _guard(self, event: Any, handler: Callable[..., Any]) -> Callable[..., Any]:
+        scope = _SCOPES.get(event, Scope.FIT)
+        if not self.training:
+            scope = min(scope, Scope.EPOCH)  # a run of the evaluator is one epoch
+
+        @functools.wraps(handler)
+        def guarded(*args: Any, **kwargs: Any) -> None:
+            if self.cancelled >= scope or scope > self.widest:
+                return
+            try:
+                handler(*args, **kwargs)
+            except CancelException as request:
+                self.cancel(request, scope)
+            except Exception as error:
+                self.annotate(error, f"{getattr(handler, '__qualname__', handler)} at {event.name}")
+                raise
+
+        return guarded
+
+    def annotate(self, error: BaseException, who: str, *, ahead: int = 0) -> None:
+        """Add one line to an exception: who raised it, in which phase, epoch and batch. The first call counts.
+
+        Args:
+            error: gets the note (Python 3.11) and an attribute ``raised_by`` that says who.
+            who: callback and point, handler and event, or a part of the loop.
+            ahead: how many batches after the last that came.
+        """
+        if hasattr(error, "raised_by"):
+            return
+        error.raised_by = who  # type: ignore[attr-defined]
+        batch = self.place + ahead
+        text = f"raised by {who}: {self.phase}, epoch {self.loop.epoch}" + (f", batch {batch}" if batch >= 0 else "")
+        if hasattr(error, "add_note"):  # Python 3.11
+            error.add_note(text)
+
+    # ---- cancelling ----------------------------------------------------------------------------------------------
+
+    def cancel(self, request: CancelException, scope: Scope) -> None:
+        """Skip what was asked for by ``request``, raised at an event of ``scope``; re-raise it where none catches."""
+        if not scope <= request.scope <= self.widest:
+            raise request
+        self.cancelled, self._request = request.scope, request
+        if request.scope is Scope.FIT:
+            for engine in self.partners:
+                engine.cancelled = Scope.FIT
+                engine.terminate(skip_completed=True)
+        elif request.scope is Scope.EPOCH and (self.place >= 0 or not self.training):
+            self.end_epoch()
+
+    def end_epoch(self) -> None:
+        """Have Ignite leave this epoch. 0.5.5 refuses that at EPOCH_STARTED: there it waits for the first batch."""
+        if self.training:
+            self.terminate_epoch(skip_epoch_completed=True)
+        else:
+            self.terminate(skip_completed=True)
+
+    def _begin_run(self) -> None:
+        self.cancelled, self.place = 0, -1
+
+    def _begin_epoch(self) -> None:
+        self.cancelled, self.place = 0, -1
+        if self._whole_epochs and self._epochs is not None:
+            self.state.epoch_length = self._get_data_length(self._epochs)
+            self.set_data(self._epochs)
+
+    def _finish_loader(self) -> None:
+        if self._whole_epochs and self._epochs is not None and not self.should_terminate_single_epoch:
+            self._epochs.finish()
+
+    def _drop_loader(self, iter_counter: int) -> None:
+        if self._epochs is not None:
+            self._epochs.batches = None
+
+
+def create_trainer(
+    model: nn.Module,
+    optimizer: Any,
+    loss_fn: Any,
+    *,
+    device: Any = None,
+    prepare_batch: Callable[[Any], Any] | None = None,
+) -> CancellableEngine:
+    """An engine that trains a model, for people with Ignite handlers of their own and no learner.
+
+    As ``ignite.engine.create_supervised_trainer``; besides, its handlers may cancel, ``TrainEvents`` are fired, and
+    the model is put into training mode once an epoch. ``state.output`` is the detached loss.
+
+    Args:
+        model: moved to ``device``.
+        optimizer: anything with ``step`` and ``zero_grad``.
+        loss_fn: (preds, y) → a 0-d tensor.
+        device: None leaves the model and the batches where they are.
+        prepare_batch: a batch of the loader → ``(x, y)``; None: it is that pair.
+    """
+    return _create_engine(Loop(model, loss_fn, optimizer), TrainStep, device, prepare_batch)
+
+
+def create_evaluator(
+    model: nn.Module,
+    loss_fn: Any,
+    *,
+    device: Any = None,
+    prepare_batch: Callable[[Any], Any] | None = None,
+) -> CancellableEngine:
+    """An engine that evaluates a model without gradients; ``state.output`` is ``(preds, y)``, as Ignite's metrics want.
+
+    Args:
+        model: moved to ``device``; put into eval mode at each epoch's start, and left so.
+        loss_fn: (preds, y) → a 0-d tensor.
+        device: None leaves the model and the batches where they are.
+        prepare_batch: a batch of the loader → ``(x, y)``; None: it is that pair.
+    """
+    return _create_engine(Loop(model, loss_fn), EvalStep, device, prepare_batch)
+
+
+def _create_engine(loop: Loop, step: Any, device: Any, prepare_batch: Any) -> CancellableEngine:
+    if device is not None:
+        loop.model.to(device)
+    prepare = preparation(torch.device(device or "cpu"), prepare_batch)
+    engine = loop.engine = CancellableEngine(step(prepare), loop, training=step is TrainStep)
+    engine.add_event_handler(Events.EPOCH_STARTED, always(lambda: loop.model.train(engine.training)))
+    return engine

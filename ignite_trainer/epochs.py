@@ -1,0 +1,115 @@
+"""A loader as the engines read it: epoch by epoch, as a plain ``for`` would, and refused where it cannot be."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader, IterableDataset
+
+from .events import CancelException, Scope
+
+__all__ = ["Epochs", "check_loader", "loader_length"]
+
+_END = object()
+
+
+class Epochs:
+    """A loader as an engine reads it, one epoch at a time, just as a plain ``for`` would.
+
+    ``iter(loader)`` waits for the first batch, and the loader's own end is reached: random generators move at both.
+    Ignite 0.5.5 begins a loader anew when it ends early, cuts it when its length grows, and stops one ``next`` short.
+    """
+
+    def __init__(self, engine: Any, loader: Any):
+        self.engine = engine
+        self.loader = loader
+        self.begin: Callable[[], Iterator[Any]] = functools.partial(iter, loader)
+        if _is_function(loader):
+            self.begin = lambda: iter(loader())
+        self.batches: Iterator[Any] | None = None
+
+    def __len__(self) -> int:
+        return loader_length(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        engine = self.engine
+        try:
+            if not engine.cancelled:
+                self.batches = self.begin()
+                for batch in self.batches:
+                    engine.place += 1
+                    engine.cancelled = 0  # a batch that was cancelled is over now
+                    yield batch
+        except CancelException as request:  # raised by the loader itself
+            engine.cancel(request, Scope.EPOCH)
+        except Exception as error:
+            engine.annotate(error, "the loader", ahead=1)
+            raise
+        self.batches = None
+        if (
+            engine.cancelled == Scope.EPOCH
+        ):  # before the first batch, where Ignite cannot end an epoch, or by the loader
+            engine.end_epoch()
+        if engine.cancelled >= Scope.EPOCH:
+            yield None  # Ignite looks at its flags once it has a batch
+        engine.state.epoch_length = None  # for Ignite the epoch is then over
+
+    def finish(self) -> None:
+        """Reach the loader's own end, as a ``for`` does; an epoch without a single batch is an error."""
+        engine = self.engine
+        if self.batches is not None:
+            if next(self.batches, _END) is not _END:
+                raise ValueError(
+                    f"a loader gives as many batches as its len() says; the {engine.phase} loader says "
+                    f"{engine.state.epoch_length} and goes on: correct its __len__ or leave it out"
+                )
+            self.batches = None
+        engine.state.epoch_length = engine.place + 1
+        if engine.place < 0:
+            raise ValueError(f"a loader gives at least one batch an epoch; the {engine.phase} loader gave none")
+
+
+def _is_function(loader: Any) -> bool:
+    return callable(loader) and not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__")
+
+
+def loader_length(loader: Any) -> int:
+    """The number of batches of a loader; TypeError where that is not known (an iterable dataset's is a guess)."""
+    if isinstance(loader, DataLoader) and isinstance(loader.dataset, IterableDataset):
+        raise TypeError("the length of a loader over an iterable dataset is a guess")
+    return len(loader)
+
+
+def check_loader(loader: Any, n_epochs: int, phase: str) -> None:
+    """Refuse what cannot be iterated, iterated again, or is empty.
+
+    Args:
+        loader: an iterable of batches, or a function that returns one.
+        n_epochs: how often it is to be gone through.
+        phase: "training" or "validation", for the message.
+
+    Raises:
+        TypeError: not iterable, or a one-shot iterator for more than one epoch.
+        ValueError: its length is 0.
+    """
+    if _is_function(loader):
+        return
+    if not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
+        raise TypeError(
+            f"a loader is an iterable of batches, or a function that returns one; "
+            f"the {phase} loader is a {type(loader).__name__}"
+        )
+    if hasattr(loader, "__next__") and n_epochs > 1:
+        raise TypeError(
+            f"a loader is gone through once an epoch, {n_epochs} times here; the {phase} loader is a one-shot "
+            f"{type(loader).__name__}: give a list, a DataLoader, or the function that makes it"
+        )
+    if hasattr(loader, "__len__"):
+        try:
+            length = len(loader)
+        except TypeError:
+            return
+        if length == 0:
+            raise ValueError(f"a loader gives at least one batch an epoch; the {phase} loader is empty")

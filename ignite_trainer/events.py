@@ -1,0 +1,98 @@
+"""The one table of callback points, the events of a step, and the three exceptions that cancel."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import ClassVar, NamedTuple
+
+from ignite.engine import EventEnum, Events
+
+__all__ = [
+    "POINTS",
+    "CancelBatchException",
+    "CancelEpochException",
+    "CancelException",
+    "CancelFitException",
+    "Point",
+    "Scope",
+    "TrainEvents",
+]
+
+
+class TrainEvents(EventEnum):
+    """The events inside a step, and the end of an epoch with its validation.
+
+    They are registered on the trainer and the evaluator, beside Ignite's own ``Events``.
+
+    >>> TrainEvents.LOSS_COMPUTED.value
+    'loss_computed'
+    """
+
+    PREDICTED = "predicted"
+    LOSS_COMPUTED = "loss_computed"
+    BACKWARD_COMPLETED = "backward_completed"
+    STEPPED = "stepped"
+    VALIDATED = "validated"
+
+
+class Scope(IntEnum):
+    """What an event is part of, narrow to wide; a cancel of one scope silences its events and all narrower ones."""
+
+    BATCH = 1
+    EPOCH = 2
+    FIT = 3
+
+
+class Point(NamedTuple):
+    """One row of the table: where the engines meet the callbacks.
+
+    Args:
+        event: the Ignite event that the point is; None for ``cleanup_fit``, which is called in ``finally``.
+        scope: what the event is part of, and so which cancels are caught there: this scope's and wider ones.
+        evaluator: whether it fires on the evaluator too, and not on the trainer alone.
+    """
+
+    event: EventEnum | None
+    scope: Scope
+    evaluator: bool
+
+
+POINTS: dict[str, Point] = {
+    "before_fit": Point(Events.STARTED, Scope.FIT, False),
+    "before_epoch": Point(Events.EPOCH_STARTED, Scope.EPOCH, True),
+    "before_batch": Point(Events.ITERATION_STARTED, Scope.BATCH, True),
+    "after_predict": Point(TrainEvents.PREDICTED, Scope.BATCH, True),
+    "after_loss": Point(TrainEvents.LOSS_COMPUTED, Scope.BATCH, True),
+    "after_backward": Point(TrainEvents.BACKWARD_COMPLETED, Scope.BATCH, False),
+    "after_step": Point(TrainEvents.STEPPED, Scope.BATCH, False),  # after step, before zero_grad
+    "after_batch": Point(Events.ITERATION_COMPLETED, Scope.BATCH, True),
+    "after_epoch": Point(Events.EPOCH_COMPLETED, Scope.EPOCH, True),
+    "after_validate": Point(TrainEvents.VALIDATED, Scope.FIT, False),
+    "after_fit": Point(Events.COMPLETED, Scope.FIT, False),
+    "cleanup_fit": Point(None, Scope.FIT, False),
+}
+"""Each point of a callback, in the order in which a fit comes by. Source: fastai's points, Ignite's events."""
+
+
+class CancelException(Exception):
+    """What the three cancels have in common; raise one of those."""
+
+    scope: ClassVar[Scope]
+
+
+class CancelBatchException(CancelException):
+    """Skip the rest of this batch: its remaining callbacks and handlers, backward, step, ``after_batch``."""
+
+    scope = Scope.BATCH
+
+
+class CancelEpochException(CancelException):
+    """Skip the rest of this phase's epoch and its ``after_epoch``; validation still follows a training phase."""
+
+    scope = Scope.EPOCH
+
+
+class CancelFitException(CancelException):
+    """Skip all that remains of the fit, ``after_fit`` too; ``fit`` returns as usual."""
+
+    scope = Scope.FIT

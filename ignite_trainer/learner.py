@@ -1,0 +1,504 @@
+"""The Learner: model, data, loss and optimizer on two Ignite engines, and the function ``fit`` around it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Events
+from torch import Tensor, nn, optim
+
+from .callbacks import in_order, run_cbs
+from .checks import check_loss, check_predictions
+from .engines import CancellableEngine, always
+from .epochs import check_loader
+from .events import POINTS, CancelException, Scope, TrainEvents
+from .metrics import Accuracy, Loss, attach_metric, metrics_from
+from .steps import EvalStep, Size, Step, TrainStep, loss_size_of, preparation
+
+__all__ = ["Learner", "fit"]
+
+
+class Learner:
+    """A model, its data, a loss and an optimizer, trained by two Ignite engines, ``trainer`` and ``evaluator``.
+
+    Callbacks and native handlers meet at the points of ``POINTS``; validation hangs on the trainer's EPOCH_COMPLETED.
+    Given the same loaders and seeds, ``fit`` gives the weights, the validation loss and the state of the random
+    generators of the loop written by hand, bit for bit.
+
+    Args:
+        model: moved to ``device`` at once.
+        dls: ``DataLoaders(train, valid)``, a pair, or an object with ``train`` and ``valid``; ``valid`` may be None.
+            A loader is an iterable of batches ``(x, y)``, or a function that returns one for each epoch.
+        loss_func: (preds, y) → a 0-d tensor.
+        lr: learning rate, given to ``opt_func``.
+        cbs: callbacks; may be changed between fits.
+        opt_func: (parameters, lr) → an optimizer, anything with ``step`` and ``zero_grad``; made anew at every fit.
+        optimizer: an optimizer over the model's parameters, kept over fits, instead of ``lr`` and ``opt_func``.
+        metrics: name → function (preds, y) → mean over the batch, or an Ignite metric; computed in validation.
+        device: None: cuda, else mps, else cpu.
+        prepare_batch: a batch of the loader → ``(x, y)``.
+        step: a training step of one's own, called with the learner (see ``TrainStep``).
+        loss_size: (preds, y) → how many samples a batch's loss stands for; None: known for cross-entropy and NLL, else
+            the first dimension of y.
+        folder: where handlers write; None: ``runs/YYYYmmdd-HHMMSS``, if one does.
+
+    Attributes:
+        epoch, iter: of the batch that is running, from 0; ``step`` counts optimizer steps of this fit.
+        batch, preds, loss: of the batch that is running; callbacks may assign them.
+        opt, dl, epochs, n_epochs: optimizer, loader, range of epochs and number of epochs of this fit.
+        engine: the engine that is running, or ran last.
+        history: a dict for each epoch of this fit: epoch, step, train_loss, valid_loss, valid_<metric>, lr, seconds.
+
+    Raises:
+        ValueError: neither lr nor optimizer, or both; an optimizer over other tensors; an unknown device.
+        TypeError: ``dls`` or a metric is none.
+
+    Source: fastai's Learner (course22p2 miniai), on Ignite.
+
+    >>> from ignite_trainer import Learner
+    >>> data = [(torch.ones(4, 2), torch.ones(4, 1))] * 3
+    >>> learn = Learner(nn.Linear(2, 1), (data, data), nn.MSELoss(), lr=0.1, device="cpu")
+    >>> sorted(learn.fit(2)), learn.step, len(learn.history)
+    (['loss'], 6, 2)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dls: Any,
+        loss_func: Callable[[Any, Any], Tensor],
+        lr: float | None = None,
+        cbs: Iterable[Any] = (),
+        opt_func: Callable[..., Any] = optim.SGD,
+        *,
+        optimizer: Any = None,
+        param_groups: Any = None,
+        metrics: Mapping[str, Any] | None = None,
+        device: Any = None,
+        precision: str = "fp32",
+        accumulate: int = 1,
+        clip_norm: float | None = None,
+        compile: bool = False,
+        prepare_batch: Callable[[Any], Any] | None = None,
+        step: Step | None = None,
+        loss_size: Size | None = None,
+        folder: str | Path | None = None,
+    ):
+        if (lr is None) == (optimizer is None):
+            given = "neither" if lr is None else "both"
+            raise ValueError(f"a Learner needs lr, for opt_func, or optimizer, an instance; got {given}")
+        if (param_groups, precision, accumulate, clip_norm, compile) != (None, "fp32", 1, None, False):
+            raise NotImplementedError("param_groups, precision, accumulate, clip_norm and compile come later")
+        self.device = _device(device)
+        self.model = model.to(self.device)
+        self.dls, (self._train_dl, self._valid_dl) = dls, _pair_of_loaders(dls)
+        self.loss_func, self.lr, self.cbs, self.opt_func = loss_func, lr, list(cbs), opt_func
+        self._optimizer = optimizer
+        if optimizer is not None:
+            _check_optimizer(optimizer, model)
+        self._folder = None if folder is None else Path(folder)
+        self.metrics = metrics_from(metrics)
+
+        self.opt: Any = optimizer
+        self.preds: Any = None
+        self.loss: Any = None
+        self.dl: Any = None
+        self.epoch = self.n_epochs = self.step = 0
+        self.epochs: range = range(0)
+        self.history: list[dict[str, float]] = []
+        self._methods: dict[str, list[Callable[[Learner], None]]] = {}
+        self._in_fit = False
+
+        prepare = preparation(self.device, prepare_batch)
+        train_step = TrainStep(prepare) if step is None else _counting(step)
+        self.trainer = CancellableEngine(train_step, self, training=True)
+        self.evaluator = CancellableEngine(EvalStep(prepare), self, training=False)
+        self.trainer.partners = self.evaluator.partners = (self.trainer, self.evaluator)
+        self.engine = self.trainer
+        self._attach_handlers(loss_size or loss_size_of(loss_func))
+
+    def _attach_handlers(self, size: Size) -> None:
+        """What runs at each event before anybody else's: bookkeeping, sums and metrics, callbacks, validation."""
+        trainer, evaluator = self.trainer, self.evaluator
+        self._unchecked = {trainer, evaluator}
+        for engine in (trainer, evaluator):
+            engine.widest = Scope.EPOCH  # until a fit runs
+            engine.add_event_handler(Events.EPOCH_STARTED, always(self._begin_epoch))
+            engine.add_event_handler(TrainEvents.PREDICTED, always(self._check_predictions))
+            engine.add_event_handler(TrainEvents.LOSS_COMPUTED, always(self._check_loss))
+            attach_metric(engine, "loss", Loss(size))
+        for name, metric in self.metrics.items():
+            attach_metric(evaluator, name, metric)
+        trainer.attach_points(self._dispatch)
+        evaluator.attach_points(self._dispatch)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, always(self._validate))
+        trainer.add_event_handler(Events.TERMINATE_SINGLE_EPOCH, always(self._validate_after_cut))
+
+    # ---- what users call -----------------------------------------------------------------------------------------
+
+    def fit(self, n_epochs: int, *, resume: bool | str | Path = False) -> dict[str, float]:
+        """Train for so many epochs, each followed by validation, if there is a validation loader.
+
+        Args:
+            n_epochs: 0 fires ``before_fit`` and ``after_fit`` only.
+
+        Returns:
+            The last validation's means: ``{"loss": …, "<metric>": …}``; empty without validation.
+
+        Raises:
+            ValueError: ``n_epochs`` is negative; a loader is empty; labels or shapes that do not fit (first batch).
+            TypeError: a loader that cannot be gone through ``n_epochs`` times; a batch that is no pair.
+            RuntimeError: a fit is running already.
+        """
+        if resume is not False:
+            raise NotImplementedError("resume comes with checkpoints")
+        if not isinstance(n_epochs, int) or n_epochs < 0:
+            raise ValueError(f"n_epochs is the number of epochs, a whole number from 0; got {n_epochs!r}")
+        if self._in_fit:
+            raise RuntimeError("a Learner fits once at a time; this one is in the middle of a fit")
+        check_loader(self._train_dl, n_epochs, "training")
+        if self._valid_dl is not None:
+            check_loader(self._valid_dl, n_epochs, "validation")
+        self.n_epochs, self.epochs = n_epochs, range(n_epochs)
+        self.epoch = self.step = 0
+        self.history = []
+        self._results: dict[str, float] = {}
+        self.opt = self._make_optimizer()
+        self.opt.zero_grad()
+        self._unchecked = {self.trainer, self.evaluator}
+        with self._fitting():
+            self._run(self.trainer, self._train_dl, n_epochs)
+        return dict(self._results)
+
+    def evaluate(self, dl: Any = None) -> dict[str, float]:
+        """Mean loss and metrics over a loader, without gradients; every submodule gets its mode back.
+
+        Only the evaluator's points and handlers are called.
+
+        Args:
+            dl: None: the validation loader.
+
+        Raises:
+            ValueError: there is no such loader, or it is empty.
+        """
+        if dl is None:
+            dl = self._valid_dl
+        if dl is None:
+            raise ValueError("evaluate needs a loader; this Learner has no validation loader: give one")
+        self._unchecked.add(self.evaluator)
+        with _modes_kept(self.model):
+            return self._evaluate(dl)
+
+    def predict(self, dl: Any) -> Tensor:
+        """The model's outputs for a loader, (N, …) on the CPU, in the loader's order.
+
+        Args:
+            dl: batches ``(x, y)``, of which y is not used, or of x alone.
+        """
+        outputs = []
+        with _modes_kept(self.model), torch.no_grad():
+            self.model.eval()
+            for batch in dl:
+                x = batch if isinstance(batch, Tensor) else self.evaluator.step.prepare(batch)[0]  # type: ignore[attr-defined]
+                outputs.append(self.model(x.to(self.device)).cpu())
+        if not outputs:
+            raise ValueError("a loader gives at least one batch; the one given to predict gave none")
+        return torch.cat(outputs)
+
+    def one_epoch(self, train: bool) -> None:
+        """One epoch of one phase, outside a fit: its points from before_epoch to after_epoch, no validation.
+
+        A ``CancelFitException`` escapes. The optimizer of the last fit is used, or made.
+        """
+        if self.opt is None:
+            self.opt = self._make_optimizer()
+        if train:
+            self._run(self.trainer, self._train_dl, 1)
+        else:
+            self._evaluate(self._valid_dl)
+
+    def one_batch(self) -> None:
+        """The step on ``learn.batch``, in the phase of ``learn.model.training``; cancels escape."""
+        if self.opt is None:
+            self.opt = self._make_optimizer()
+        batch = self.batch
+        self.engine = self.trainer if self.model.training else self.evaluator
+        self.batch = batch
+        self._gather_methods()
+        self.engine.run_step_alone()
+
+    def callback(self, method_name: str) -> None:
+        """Call a method of that name, a point or one's own, on every callback that has it."""
+        run_cbs(self.cbs, method_name, self)
+
+    @property
+    def batch(self) -> Any:
+        """The running engine's ``state.batch``: the loader's own up to before_batch, then ``(x, y)`` on the device."""
+        return self.engine.state.batch
+
+    @batch.setter
+    def batch(self, batch: Any) -> None:
+        self.engine.state.batch = batch
+
+    @property
+    def iter(self) -> int:
+        """Index of the batch in this phase's epoch, from 0."""
+        return self.engine.place
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder, named at the first question; whoever writes makes it."""
+        if self._folder is None:
+            self._folder = Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+        return self._folder
+
+    @property
+    def monitors(self) -> list[str]:
+        """The keys of a history row, which is what can be monitored."""
+        valid = [] if self._valid_dl is None else ["valid_loss", *(f"valid_{name}" for name in self.metrics)]
+        return ["epoch", "step", "train_loss", *valid, "lr", "seconds"]
+
+    # ---- how it runs ---------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _fitting(self) -> Iterator[None]:
+        """In here cancels of the fit are caught; at the end ``cleanup_fit`` is called, whatever happens."""
+        self._gather_methods()
+        self._in_fit = True
+        self.trainer.widest = self.evaluator.widest = Scope.FIT
+        error: BaseException | None = None
+        try:
+            yield
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            self._in_fit = False
+            self.trainer.widest = self.evaluator.widest = Scope.EPOCH
+            with ExitStack() as stack:  # each is called, even if another raises
+                for cb in reversed(in_order(self.cbs)):
+                    if hasattr(cb, "cleanup_fit"):
+                        stack.callback(cb.cleanup_fit, self, error)
+
+    def _run(self, engine: CancellableEngine, dl: Any, n_epochs: int) -> None:
+        if not self._in_fit:
+            self._gather_methods()
+        before = self.engine, self.dl
+        self.engine, self.dl = engine, dl
+        engine.state.max_epochs = None  # a run from the start, also after one that ended early
+        try:
+            engine.run(dl, max_epochs=n_epochs)
+        finally:
+            if engine is self.evaluator and self.trainer.running:
+                self.engine, self.dl = before
+
+    def _gather_methods(self) -> None:
+        """Find, once, which callback has a method at which point, in order."""
+        cbs = in_order(self.cbs)
+        self._methods = {name: [getattr(cb, name) for cb in cbs if hasattr(cb, name)] for name in POINTS}
+        for engine in (self.trainer, self.evaluator):
+            self._listen(engine)
+
+    def _listen(self, engine: CancellableEngine) -> None:
+        checks = {"after_predict", "after_loss"} if engine in self._unchecked else set()
+        engine.listen_for({name for name, methods in self._methods.items() if methods} | checks)
+
+    def _dispatch(self, point: str) -> None:
+        for method in self._methods[point]:
+            try:
+                method(self)
+            except CancelException:
+                raise
+            except Exception as error:
+                self.engine.annotate(error, f"{type(getattr(method, '__self__', method)).__name__}.{point}")
+                raise
+
+    def _begin_epoch(self, engine: CancellableEngine) -> None:
+        engine.state.metrics.clear()
+        self.model.train(engine.training)
+        if engine.training:
+            self.epoch = engine.state.epoch - 1
+            self._epoch_began = time.perf_counter()
+
+    def _validate(self) -> None:
+        """Evaluate, add the epoch's row to the history; VALIDATED follows once the native handlers have run."""
+        if self.trainer.cancelled == Scope.FIT:
+            return
+        if self._in_fit:
+            if self._valid_dl is not None:
+                self._results = self._evaluate(self._valid_dl)
+            if self.trainer.cancelled != Scope.FIT:
+                self.history.append(self._row())
+                if self.trainer.has_event_handler(self._announce_validated, Events.EPOCH_COMPLETED):
+                    self.trainer.remove_event_handler(self._announce_validated, Events.EPOCH_COMPLETED)
+                self.trainer.add_event_handler(Events.EPOCH_COMPLETED, always(self._announce_validated))
+
+    def _validate_after_cut(self, iter_counter: int) -> None:
+        """A training epoch that was cut short is validated too; without EPOCH_COMPLETED to come, VALIDATED is now."""
+        if self.trainer.should_terminate_single_epoch == "skip_epoch_completed":
+            self._validate()
+            self._announce_validated()
+
+    def _announce_validated(self) -> None:
+        if self.trainer.cancelled != Scope.FIT and self._in_fit:
+            self.trainer.cancelled = 0
+            self.trainer.fire_event(TrainEvents.VALIDATED)
+
+    def _evaluate(self, dl: Any) -> dict[str, float]:
+        self._run(self.evaluator, dl, 1)
+        if self.evaluator.cancelled >= Scope.EPOCH:
+            self.evaluator.state.metrics = dict.fromkeys(["loss", *self.metrics], math.nan)
+        return {name: self.evaluator.state.metrics[name] for name in ["loss", *self.metrics]}
+
+    def _row(self) -> dict[str, float]:
+        valid = {} if self._valid_dl is None else {f"valid_{name}": value for name, value in self._results.items()}
+        groups = getattr(self.opt, "param_groups", None)
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "train_loss": self.trainer.state.metrics.get("loss", math.nan),
+            **valid,
+            "lr": groups[0]["lr"] if groups else self.lr,
+            "seconds": time.perf_counter() - self._epoch_began,
+        }
+
+    def _check_predictions(self, engine: CancellableEngine) -> None:
+        if engine in self._unchecked:
+            y = self.batch[1]
+            check_predictions(self.loss_func, self.preds, y, engine.phase)
+            if any(isinstance(metric, Accuracy) for metric in self.metrics.values()):
+                Accuracy.check(self.preds, y)
+
+    def _check_loss(self, engine: CancellableEngine) -> None:
+        if engine in self._unchecked:
+            check_loss(self.loss)
+            self._unchecked.discard(engine)
+            self._listen(engine)
+
+    def _make_optimizer(self) -> Any:
+        if self._optimizer is not None:
+            return self._optimizer
+        return self.opt_func(self.model.parameters(), self.lr)
+
+
+def fit(
+    epochs: int,
+    model: nn.Module,
+    optimizer: Any,
+    loss_fn: Callable[[Any, Any], Tensor],
+    train_dl: Any,
+    valid_dl: Any,
+    *,
+    cbs: Iterable[Any] = (),
+) -> tuple[float, float]:
+    """Train a classifier, validate after each epoch, print a line for each; stays on the model's device.
+
+    Args:
+        epochs: at least 1.
+        model: gives scores, (N, classes).
+        optimizer: anything with ``step`` and ``zero_grad``.
+        loss_fn: (preds, y) → a 0-d tensor.
+        train_dl: batches ``(x, y)``, y class numbers.
+        valid_dl: likewise.
+        cbs: callbacks.
+
+    Returns:
+        The last epoch's validation loss, weighted by batch sizes, and accuracy.
+
+    Raises:
+        ValueError: ``epochs`` < 1, or targets that are no class numbers.
+
+    Source: the documents' ``fit``.
+
+    >>> data = [(torch.tensor([[1.0], [-1.0]]), torch.tensor([0, 1]))]
+    >>> model = nn.Linear(1, 2)
+    >>> _ = nn.init.zeros_(model.weight), nn.init.zeros_(model.bias)
+    >>> loss, accuracy = fit(1, model, optim.SGD(model.parameters(), lr=1.0), nn.CrossEntropyLoss(), data, data)
+    0 loss = 0.31326165795326233, accuracy = 1.0
+    """
+    if not isinstance(epochs, int) or epochs < 1:
+        raise ValueError(f"epochs is the number of epochs, so at least 1; got {epochs!r}")
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    learn = Learner(
+        model,
+        (train_dl, valid_dl),
+        loss_fn,
+        cbs=[*cbs, _Line()],
+        optimizer=optimizer,
+        metrics={"accuracy": Accuracy()},
+        device=device,
+    )
+    results = learn.fit(epochs)
+    return results["loss"], results["accuracy"]
+
+
+class _Line:
+    """The documents' line for each epoch."""
+
+    order = 70
+
+    def after_validate(self, learn: Learner) -> None:
+        row = learn.history[-1]
+        print(f"{learn.epoch} loss = {row['valid_loss']}, accuracy = {row['valid_accuracy']}")
+
+
+def _counting(step: Step) -> Step:
+    """A step of one's own; each batch that it is not cancelled in counts as one optimizer step."""
+
+    def counted(learn: Learner) -> Any:
+        output = step(learn)
+        learn.step += 1
+        return output
+
+    return counted
+
+
+def _pair_of_loaders(dls: Any) -> tuple[Any, Any]:
+    if hasattr(dls, "train") and hasattr(dls, "valid"):
+        return dls.train, dls.valid
+    if isinstance(dls, (tuple, list)) and len(dls) == 2:
+        return dls[0], dls[1]
+    raise TypeError(
+        "dls is a pair of loaders (train, valid), or an object with .train and .valid, of which valid may be None; "
+        f"got a {type(dls).__name__}"
+    )
+
+
+def _device(device: Any) -> torch.device:
+    if device is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(f"device is one that torch has here, such as 'cpu' or 'cuda'; got {device!r}") from error
+
+
+def _check_optimizer(optimizer: Any, model: nn.Module) -> None:
+    ours = {id(parameter) for parameter in model.parameters()}
+    groups = getattr(optimizer, "param_groups", [])
+    foreign = sum(id(parameter) not in ours for group in groups for parameter in group["params"])
+    if foreign:
+        raise ValueError(
+            f"optimizer moves the model's parameters; {foreign} of its tensors are not among those of "
+            f"{type(model).__name__}: make it from model.parameters()"
+        )
+
+
+@contextmanager
+def _modes_kept(model: nn.Module) -> Iterator[None]:
+    """Put back the mode of every submodule, whatever happens."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,226 @@
+"""Exact means over an epoch: Ignite metrics for loss, accuracy and functions of a batch."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from ignite.exceptions import NotComputableError
+from ignite.metrics import Metric
+from torch import Tensor
+
+from .steps import Size, first_dimension
+
+__all__ = ["Accuracy", "BatchMean", "Loss", "accuracy", "attach_metric", "metrics_from"]
+
+
+def accuracy(preds: Tensor, y: Tensor) -> Tensor:
+    """The share of rows whose largest prediction is at the label: a 0-d tensor.
+
+    Args:
+        preds: scores, (N, classes).
+        y: class numbers, (N,).
+
+    Source: the documents' ``accuracy(out, yb)``.
+
+    >>> accuracy(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))
+    tensor(0.5000)
+    """
+    return (preds.argmax(dim=1) == y).float().mean()
+
+
+class _Mean:
+    """Σ value·n / Σ n, summed in float64 on the device of the values; read once, at the end."""
+
+    def __init__(self) -> None:
+        self.total: Tensor | None = None
+        self.n: int | Tensor = 0
+
+    def add(self, value: Tensor, n: int | Tensor) -> None:
+        value = value.detach()
+        if self.total is None:
+            self.total = torch.zeros((), dtype=torch.float64, device=value.device)
+        if isinstance(n, Tensor):
+            n = n.double()
+            self.total += value.double() * n
+        elif value.dtype is torch.float64:
+            self.total += value * n  # as one writes it: fused, the last bit could differ
+        else:
+            self.total.add_(value, alpha=n)  # one kernel; a float32 times a count is exact in float64
+        self.n = self.n + n
+
+    def mean(self) -> float:
+        """The mean so far, NaN where nothing was added; waits for the device."""
+        if self.total is None:
+            return math.nan
+        n = torch.as_tensor(self.n, dtype=torch.float64, device=self.total.device)
+        total, count = torch.stack((self.total, n)).tolist()
+        return total / count if count else math.nan
+
+
+class Loss(Metric):
+    """The mean loss over an epoch's samples, from the losses that the step has computed anyway.
+
+    On a trainer or evaluator of this package it takes each batch's loss as callbacks left it. Elsewhere it is an Ignite
+    metric whose ``update`` takes ``(loss, n)``: the mean loss of a batch and how many samples it stands for. NaN where
+    no batch was seen.
+
+    Args:
+        size: (preds, y) → the weight of a batch's loss; default: the first dimension of y.
+
+    >>> loss = Loss()
+    >>> loss.update((torch.tensor(1.0), 3)); loss.update((torch.tensor(2.0), 1))
+    >>> loss.compute()
+    1.25
+    """
+
+    def __init__(self, size: Size = first_dimension):
+        self._size = size
+        super().__init__()
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._mean = _Mean()
+
+    def update(self, output: tuple[Tensor, int | Tensor]) -> None:
+        """Add a batch: its mean loss, a 0-d tensor, and how many samples that stands for."""
+        self._mean.add(*output)
+
+    def compute(self) -> float:
+        """The mean so far."""
+        return self._mean.mean()
+
+    def iteration_completed(self, engine: Engine) -> None:
+        """Take the loss of the batch that an engine of this package has just done."""
+        loop = engine.loop  # type: ignore[attr-defined]
+        self._mean.add(loop.loss, self._size(loop.preds, loop.batch[1]))
+
+
+class Accuracy(Metric):
+    """The share of samples whose largest prediction is at the label, counted in integers: exact.
+
+    ``update`` takes ``(preds, y)``: scores (N, classes, ...) and class numbers (N, ...). NaN where no batch was seen.
+
+    Raises:
+        ValueError: on ``update``, where y are no class numbers that fit the predictions.
+
+    >>> metric = Accuracy()
+    >>> metric.update((torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]]), torch.tensor([1, 1, 1])))
+    >>> metric.compute() == 2 / 3
+    True
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._correct: Tensor | None = None
+        self._n = 0
+
+    def update(self, output: tuple[Tensor, Tensor]) -> None:
+        """Add a batch ``(preds, y)``."""
+        preds, y = output
+        if y.ndim != preds.ndim - 1 or y.is_floating_point():
+            self.check(preds, y)
+        correct = (preds.argmax(dim=1) == y).sum()
+        self._correct = correct if self._correct is None else self._correct + correct
+        self._n += y.numel()
+
+    @staticmethod
+    def check(preds: Tensor, y: Tensor) -> None:
+        """Raise where y are no class numbers that fit the predictions."""
+        if y.ndim != preds.ndim - 1 or y.is_floating_point():
+            raise ValueError(
+                "accuracy compares scores (N, classes) with class numbers (N,); got "
+                f"{tuple(preds.shape)} and {tuple(y.shape)} of {y.dtype}: for a regression use Learner without it"
+            )
+
+    def compute(self) -> float:
+        """The share so far; waits for the device."""
+        return math.nan if self._correct is None else int(self._correct) / self._n
+
+    def iteration_completed(self, engine: Engine) -> None:
+        """Take the output ``(preds, y)`` of an evaluator."""
+        self.update(engine.state.output)  # type: ignore[arg-type]
+
+
+class BatchMean(Metric):
+    """A function of a batch, averaged over an epoch with the batch sizes as weights.
+
+    Args:
+        function: (preds, y) → its mean over the batch, a 0-d tensor or a number.
+
+    >>> error = BatchMean(lambda preds, y: (preds - y).abs().mean())
+    >>> error.update((torch.zeros(2), torch.ones(2))); error.update((torch.zeros(1), torch.tensor([4.0])))
+    >>> error.compute()
+    2.0
+    """
+
+    def __init__(self, function: Callable[[Any, Any], Any]):
+        self._function = function
+        super().__init__()
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._mean = _Mean()
+
+    def update(self, output: tuple[Any, Any]) -> None:
+        """Add a batch ``(preds, y)``."""
+        preds, y = output
+        self._mean.add(torch.as_tensor(self._function(preds, y)), first_dimension(preds, y))
+
+    def compute(self) -> float:
+        """The mean so far."""
+        return self._mean.mean()
+
+    def iteration_completed(self, engine: Engine) -> None:
+        """Take the output ``(preds, y)`` of an evaluator."""
+        self.update(engine.state.output)  # type: ignore[arg-type]
+
+
+def metrics_from(metrics: Mapping[str, Any] | None) -> dict[str, Metric]:
+    """Metrics by name as Ignite metrics.
+
+    Args:
+        metrics: a name → an Ignite metric (a copy is used), or a plain function (preds, y) → mean over the batch.
+            The package's own ``accuracy`` is counted exactly, by ``Accuracy``. None: no metrics.
+
+    Raises:
+        TypeError: a value is neither.
+        ValueError: a metric is called "loss".
+    """
+    result: dict[str, Metric] = {}
+    for name, metric in (metrics or {}).items():
+        if name == "loss":
+            raise ValueError("'loss' is the name of the loss itself; give the metric another")
+        if metric is accuracy:
+            result[name] = Accuracy()
+        elif isinstance(metric, Metric):
+            result[name] = copy.deepcopy(metric)
+        elif callable(metric) and not isinstance(metric, type):
+            result[name] = BatchMean(metric)
+        else:
+            raise TypeError(
+                f"a metric is a function (preds, y) or an Ignite Metric; {name!r} is {metric!r}"
+                + (": make an instance of it" if isinstance(metric, type) else "")
+            )
+    return result
+
+
+def attach_metric(engine: Engine, name: str, metric: Metric) -> None:
+    """Attach a metric to an engine's epochs; without a single batch its value is NaN instead of an error."""
+
+    def completed() -> None:
+        try:
+            metric.completed(engine, name)
+        except NotComputableError:
+            engine.state.metrics[name] = math.nan
+
+    engine.add_event_handler(Events.EPOCH_STARTED, metric.started)
+    engine.add_event_handler(Events.ITERATION_COMPLETED, metric.iteration_completed)
+    engine.add_event_handler(Events.EPOCH_COMPLETED, completed)

@@ -1,0 +1,214 @@
+"""The step: what happens to one batch, in training and in evaluation, in the order in which it happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .events import TrainEvents
+
+__all__ = [
+    "EvalStep",
+    "Loop",
+    "LoopLike",
+    "Size",
+    "Step",
+    "TrainStep",
+    "as_pair",
+    "loss_size_of",
+    "on_device",
+    "preparation",
+]
+
+Step = Callable[[Any], Any]
+Size = Callable[[Any, Any], "int | Tensor"]
+
+_PREDICTED, _LOSS_COMPUTED = TrainEvents.PREDICTED, TrainEvents.LOSS_COMPUTED
+_BACKWARD_COMPLETED, _STEPPED = TrainEvents.BACKWARD_COMPLETED, TrainEvents.STEPPED
+
+
+class LoopLike(Protocol):
+    """What a step works on; the learner is one."""
+
+    model: Any
+    loss_func: Any
+    opt: Any
+    engine: Any
+    batch: Any
+    preds: Any
+    loss: Any
+    step: int
+
+
+class Loop:
+    """What a step works on where there is no learner: the parts of a hand-written loop, by their usual names."""
+
+    def __init__(self, model: nn.Module, loss_func: Any, opt: Any = None):
+        self.model, self.loss_func, self.opt = model, loss_func, opt
+        self.engine: Any = None
+        self.preds: Any = None
+        self.loss: Any = None
+        self.step = 0
+
+    @property
+    def batch(self) -> Any:
+        """The engine's ``state.batch``."""
+        return self.engine.state.batch
+
+    @batch.setter
+    def batch(self, batch: Any) -> None:
+        self.engine.state.batch = batch
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is running, from 0."""
+        return int(self.engine.state.epoch) - 1
+
+
+class TrainStep:
+    """One batch of training: predict, loss, backward, step, zero_grad.
+
+    Between them the events of ``TrainEvents`` are announced, to whoever listens. Callbacks may assign ``learn.batch``,
+    ``learn.preds`` and ``learn.loss``; the step goes on with what is assigned.
+
+    A step of one's own, ``Learner(step=...)``, is any callable that takes the learner and works on ``learn.batch``:
+    it leaves ``learn.preds`` and ``learn.loss``, and returns what ``state.output`` shall be.
+
+    Args:
+        prepare: a batch of the loader → ``(x, y)`` on the model's device.
+
+    >>> import torch
+    >>> from ignite_trainer.engines import create_trainer
+    >>> model = torch.nn.Linear(2, 1)
+    >>> trainer = create_trainer(model, torch.optim.SGD(model.parameters(), 0.1), torch.nn.MSELoss(), device="cpu")
+    >>> state = trainer.run([(torch.ones(4, 2), torch.ones(4, 1))], max_epochs=2)
+    >>> state.iteration, state.output.shape
+    (2, torch.Size([]))
+    """
+
+    def __init__(self, prepare: Callable[[Any], tuple[Any, Any]]):
+        self.prepare = prepare
+
+    def __call__(self, loop: LoopLike) -> Tensor:
+        """Train on ``loop.batch``.
+
+        Returns:
+            The batch's loss, detached, a 0-d tensor on its device.
+        """
+        engine = loop.engine
+        loop.batch = batch = self.prepare(loop.batch)
+        loop.preds = loop.model(batch[0])
+        if engine.predicted:
+            engine.announce(_PREDICTED)
+        loop.loss = loop.loss_func(loop.preds, loop.batch[1])
+        if engine.loss_computed:
+            engine.announce(_LOSS_COMPUTED)
+        loop.loss.backward()
+        if engine.backward_completed:
+            engine.announce(_BACKWARD_COMPLETED)
+        loop.opt.step()
+        loop.step += 1
+        if engine.stepped:
+            engine.announce(_STEPPED)
+        loop.opt.zero_grad()
+        return loop.loss.detach()  # type: ignore[no-any-return]
+
+
+class EvalStep:
+    """One batch of evaluation: predict and loss. The evaluator runs it without gradients, the model in eval mode.
+
+    Args:
+        prepare: a batch of the loader → ``(x, y)`` on the model's device.
+    """
+
+    def __init__(self, prepare: Callable[[Any], tuple[Any, Any]]):
+        self.prepare = prepare
+
+    def __call__(self, loop: LoopLike) -> tuple[Any, Any]:
+        """Evaluate ``loop.batch``.
+
+        Returns:
+            ``(preds, y)``, as Ignite's metrics take it.
+        """
+        engine = loop.engine
+        loop.batch = batch = self.prepare(loop.batch)
+        loop.preds = loop.model(batch[0])
+        if engine.predicted:
+            engine.announce(_PREDICTED)
+        loop.loss = loop.loss_func(loop.preds, loop.batch[1])
+        if engine.loss_computed:
+            engine.announce(_LOSS_COMPUTED)
+        return loop.preds, loop.batch[1]
+
+
+def as_pair(batch: Any) -> tuple[Any, Any]:
+    """A batch as it is, if it is a pair.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if isinstance(batch, (tuple, list)) and len(batch) == 2:
+        return batch  # type: ignore[return-value]
+    what = f"a {type(batch).__name__}" + (f" of {len(batch)}" if isinstance(batch, (tuple, list, dict)) else "")
+    raise TypeError(f"a batch is a pair (x, y); the loader gave {what}: pass prepare_batch=..., which makes the pair")
+
+
+def on_device(batch: Any, device: torch.device) -> Any:
+    """The same nest of tuples, lists and dicts with every tensor on the device."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, dict):
+        return {key: on_device(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(on_device(value, device) for value in batch))
+    if isinstance(batch, (tuple, list)):
+        return type(batch)(on_device(value, device) for value in batch)
+    return batch
+
+
+def preparation(device: torch.device, prepare_batch: Callable[[Any], Any] | None) -> Callable[[Any], tuple[Any, Any]]:
+    """What makes ``(x, y)`` on the device from a batch of the loader; on the CPU nothing is moved."""
+    pair = as_pair if prepare_batch is None else lambda batch: as_pair(prepare_batch(batch))
+    if device.type == "cpu":
+        return pair
+    return lambda batch: on_device(pair(batch), device)
+
+
+def loss_size_of(loss_func: Any) -> Size:
+    """How many samples a mean loss stands for, by its kind: its weight in the epoch's mean.
+
+    For cross-entropy and NLL over class indices that is the number of labels that are not ``ignore_index``, or the
+    sum of their class weights: what the loss itself divides by. For all others it is the first dimension of y.
+
+    Returns:
+        A function (preds, y) → an int, or a 0-d tensor on the device of y.
+    """
+    if isinstance(loss_func, (nn.CrossEntropyLoss, nn.NLLLoss)):
+        ignore, weight = loss_func.ignore_index, loss_func.weight
+    elif loss_func is F.cross_entropy or loss_func is F.nll_loss:
+        ignore, weight = -100, None
+    else:
+        return first_dimension
+    if isinstance(loss_func, nn.Module) and getattr(loss_func, "reduction", "mean") != "mean":
+        return first_dimension
+
+    def labels(preds: Any, y: Tensor) -> int | Tensor:
+        if y.is_floating_point():  # class probabilities: the loss divides by the number of distributions
+            return y.numel() // y.shape[1] if y.ndim > 1 else 1
+        if weight is None:
+            return (y != ignore).sum()
+        kept = y[y != ignore]
+        return weight.to(kept.device)[kept].sum()
+
+    return labels
+
+
+def first_dimension(preds: Any, y: Any) -> int:
+    """The first dimension of y, or of the first tensor in it."""
+    while not isinstance(y, Tensor):
+        y = next(iter(y.values() if isinstance(y, dict) else y))
+    return y.shape[0] if y.ndim else 1

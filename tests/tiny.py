@@ -1,0 +1,51 @@
+"""Small real things for the tests: models, data and the loop written by hand."""
+
+import torch
+from torch import nn
+
+
+def blobs(n=100, n_features=6, n_classes=3, seed=0):
+    """n points in as many clouds as classes: (n, n_features) float32 and (n,) int64."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randint(n_classes, (n,), generator=generator)
+    centres = 2 * torch.randn(n_classes, n_features, generator=generator)
+    return centres[y] + torch.randn(n, n_features, generator=generator), y
+
+
+def mlp(n_features=6, n_classes=3):
+    """Two linear layers."""
+    return nn.Sequential(nn.Linear(n_features, 16), nn.ReLU(), nn.Linear(16, n_classes))
+
+
+def dropout_net(n_features=6, n_classes=3):
+    """Batch norm and dropout: buffers and random numbers."""
+    return nn.Sequential(
+        nn.Linear(n_features, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.4), nn.Linear(16, n_classes)
+    )
+
+
+def hand_fit(epochs, model, optimizer, loss_fn, train_dl, valid_dl):
+    """The loop written by hand: returns each epoch's (validation loss, count of right answers, samples)."""
+    results = []
+    for _ in range(epochs):
+        model.train()
+        for xb, yb in train_dl:
+            loss = loss_fn(model(xb), yb)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        model.eval()
+        total, right, n = 0.0, 0, 0
+        with torch.no_grad():
+            for xb, yb in valid_dl:
+                preds = model(xb)
+                total += loss_fn(preds, yb).item() * len(yb)
+                right += (preds.argmax(dim=1) == yb).sum().item()
+                n += len(yb)
+        results.append((total / n, right, n))
+    return results
+
+
+def same_state(a, b):
+    """Whether two state dicts hold the same bits."""
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
