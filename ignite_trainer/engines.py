@@ -276,8 +276,13 @@ class CancellableEngine(Engine):
     def _begin_epoch(self) -> None:
         self.cancelled, self.place = 0, -1
         if self._whole_epochs and self._epochs is not None:
-            self.state.epoch_length = self._get_data_length(self._epochs)
+            self.measure_epoch()
             self.set_data(self._epochs)
+
+    def measure_epoch(self) -> None:
+        """Have ``state.epoch_length`` say how many batches the loader has now; None where that is not known."""
+        if self._whole_epochs and self._epochs is not None:
+            self.state.epoch_length = self._get_data_length(self._epochs)
 
     def _finish_loader(self) -> None:
         if self._whole_epochs and self._epochs is not None and not self.should_terminate_single_epoch:

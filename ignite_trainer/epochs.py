@@ -38,6 +38,7 @@ class Epochs:
         try:
             if not engine.cancelled:
                 self.batches = self.begin()
+                engine.measure_epoch()  # again: a callback may just have changed the loader
                 for batch in self.batches:
                     engine.place += 1
                     engine.cancelled = 0  # a batch that was cancelled is over now
@@ -60,7 +61,11 @@ class Epochs:
         """Reach the loader's own end, as a ``for`` does; an epoch without a single batch is an error."""
         engine = self.engine
         if self.batches is not None:
-            if next(self.batches, _END) is not _END:
+            try:
+                end = next(self.batches, _END)
+            except CancelException as request:
+                return engine.cancel(request, Scope.EPOCH)
+            if end is not _END:
                 raise ValueError(
                     f"a loader gives as many batches as its len() says; the {engine.phase} loader says "
                     f"{engine.state.epoch_length} and goes on: correct its __len__ or leave it out"

@@ -281,6 +281,7 @@ class Learner:
             raise
         finally:
             self._in_fit = False
+            self._detach_announcement()
             self.trainer.widest = self.evaluator.widest = Scope.EPOCH
             with ExitStack() as stack:  # each is called, even if another raises
                 for cb in reversed(in_order(self.cbs)):
@@ -336,9 +337,7 @@ class Learner:
                 self._results = self._evaluate(self._valid_dl)
             if self.trainer.cancelled != Scope.FIT:
                 self.history.append(self._row())
-                if self.trainer.has_event_handler(self._announce_validated, Events.EPOCH_COMPLETED):
-                    self.trainer.remove_event_handler(self._announce_validated, Events.EPOCH_COMPLETED)
-                self.trainer.add_event_handler(Events.EPOCH_COMPLETED, always(self._announce_validated))
+                self.trainer.add_event_handler(Events.EPOCH_COMPLETED, always(self._announce_validated))  # the last
 
     def _validate_after_cut(self, iter_counter: int) -> None:
         """A training epoch that was cut short is validated too; without EPOCH_COMPLETED to come, VALIDATED is now."""
@@ -346,7 +345,12 @@ class Learner:
             self._validate()
             self._announce_validated()
 
+    def _detach_announcement(self) -> None:
+        if self.trainer.has_event_handler(self._announce_validated, Events.EPOCH_COMPLETED):
+            self.trainer.remove_event_handler(self._announce_validated, Events.EPOCH_COMPLETED)
+
     def _announce_validated(self) -> None:
+        self._detach_announcement()
         if self.trainer.cancelled != Scope.FIT and self._in_fit:
             self.trainer.cancelled = 0
             self.trainer.fire_event(TrainEvents.VALIDATED)
