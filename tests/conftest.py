@@ -1,5 +1,7 @@
 """What all tests share: one thread, and the flag for long soaks."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -18,3 +20,16 @@ def _one_thread():
 def soak(request):
     """Whether the long forms of the randomised tests were asked for."""
     return request.config.getoption("--soak")
+
+
+@pytest.fixture(scope="session")
+def fashion_mnist_root():
+    """The repository's data folder, with Fashion-MNIST in it (or installed as Debian's package)."""
+    from ignite_trainer.data.images import fashion_mnist
+
+    root = Path(__file__).parents[1] / "data"
+    try:
+        fashion_mnist(root, download=False)
+    except FileNotFoundError as error:
+        pytest.fail(str(error))
+    return root
