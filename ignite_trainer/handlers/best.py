@@ -1,0 +1,117 @@
+"""The one answer to "is this value better?", for early stopping, best checkpoints and whatever waits for a plateau."""
+
+import math
+from typing import Literal, TypedDict
+
+LOWER_IS_BETTER = ("loss", "error", "mse", "mae", "perplexity")
+
+
+class BestState(TypedDict):
+    """What a `Best` knows, as plain data."""
+
+    monitor: str
+    mode: str
+    best: float | None
+    bad: int
+
+
+def mode_for(monitor: str) -> Literal["min", "max"]:
+    """The direction in which a value of this name gets better, by its name alone.
+
+    Args:
+        monitor: a key of a history row. "min" if it has loss, error, mse, mae or perplexity in it, else "max".
+
+    >>> mode_for("valid_loss"), mode_for("valid_accuracy")
+    ('min', 'max')
+    """
+    return "min" if any(word in monitor.lower() for word in LOWER_IS_BETTER) else "max"
+
+
+class Best:
+    """The best value seen so far, and how many values came since.
+
+    NaN is never better, whatever came before. Anything else is better than nothing, an infinite value too, and a finite
+    value is better than an infinite one on the wrong side; only the first of equal values is the best.
+
+    Args:
+        monitor: name of the value, a key of a history row.
+        mode: "min" if lower is better, "max" if higher is; "auto" decides by the name, see `mode_for`.
+        min_delta: a value is better only if it beats the best by more than this; 0 for any improvement.
+        relative: whether ``min_delta`` is a fraction of the best's absolute value, so that it is right below 0 too.
+        patience: values in a row that are not better after which `exhausted` is True; None for never.
+
+    Raises:
+        ValueError: another mode, a ``min_delta`` that is negative or not finite, or a ``patience`` below 1.
+
+    >>> best = Best("valid_loss", patience=2)
+    >>> [best.update(loss) for loss in (0.5, 0.4, float("nan"), 0.4)]
+    [True, True, False, False]
+    >>> best.best, best.bad, best.exhausted
+    (0.4, 2, True)
+    """
+
+    def __init__(
+        self,
+        monitor: str,
+        *,
+        mode: Literal["auto", "min", "max"] = "auto",
+        min_delta: float = 0.0,
+        relative: bool = False,
+        patience: int | None = None,
+    ) -> None:
+        if mode not in ("auto", "min", "max"):
+            raise ValueError(f"mode is 'min' if lower is better, 'max' if higher is, or 'auto'; got {mode!r}")
+        if not 0 <= min_delta < math.inf:
+            raise ValueError(
+                f"min_delta is by how much a value must beat the best, at least 0 and finite; got {min_delta!r}"
+            )
+        if patience is not None and patience < 1:
+            raise ValueError(f"patience is a number of epochs, at least 1, or None for no end; got {patience!r}")
+        self.monitor = monitor
+        self.mode: Literal["min", "max"] = mode_for(monitor) if mode == "auto" else mode
+        self.min_delta = min_delta
+        self.relative = relative
+        self.patience = patience
+        self.best: float | None = None
+        """The best value so far; None before the first that is not NaN."""
+        self.bad = 0
+        """How many values came since the best one."""
+
+    def update(self, value: float) -> bool:
+        """Takes the next value in; whether it is better than all before, and so is the best now."""
+        better = self._is_better(value)
+        if better:
+            self.best, self.bad = float(value), 0
+        else:
+            self.bad += 1
+        return better
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether ``patience`` values in a row were not better."""
+        return self.patience is not None and self.bad >= self.patience
+
+    def state_dict(self) -> BestState:
+        """What was seen so far, as plain data."""
+        return {"monitor": self.monitor, "mode": self.mode, "best": self.best, "bad": self.bad}
+
+    def load_state_dict(self, state: BestState) -> None:
+        """Goes on from where `state_dict` was taken; ``min_delta`` and ``patience`` may have changed since.
+
+        Raises:
+            ValueError: the state is of another monitor or mode, whose best says nothing about this one's.
+        """
+        if (state["monitor"], state["mode"]) != (self.monitor, self.mode):
+            raise ValueError(
+                f"the best value was saved for {state['monitor']!r} in mode {state['mode']!r}, and is now asked for "
+                f"{self.monitor!r} in mode {self.mode!r}: the same monitor and mode are needed to resume"
+            )
+        self.best, self.bad = state["best"], state["bad"]
+
+    def _is_better(self, value: float) -> bool:
+        if math.isnan(value) or self.best is None:
+            return not math.isnan(value)
+        margin = self.min_delta * abs(self.best) if self.relative else self.min_delta
+        if math.isinf(self.best):
+            margin = 0.0  # a fraction of infinity would be infinite, or NaN, and nothing could beat it
+        return value < self.best - margin if self.mode == "min" else value > self.best + margin
