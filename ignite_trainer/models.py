@@ -75,8 +75,8 @@ class SimpleNN(nn.Module):
 class SmallCNN(nn.Module):
     """A convolutional classifier of small images, made to learn with plain SGD, lr 0.1 and `nn.CrossEntropyLoss`.
 
-    Two convolutions that halve the image, 7×7 for MNIST and averaged to that for any other size, then one linear layer. No
-    dropout and no batch norm: it computes the same in training and evaluation.
+    Two convolutions that halve the image, to 7×7 for MNIST and averaged to that for any other size, then one linear
+    layer. No dropout and no batch norm: it computes the same in training and evaluation.
 
     Args:
         n_channels: channels of an image; an input is (N, n_channels, height, width), 28×28 or any other size.
