@@ -106,6 +106,15 @@ def test_param_groups_with_any_three_overrides_puts_each_trainable_parameter_whe
             )
 
 
+@pytest.mark.parametrize(("key", "n_found"), [("layer", 2), ("same_layer", 2), ("matrix", 1), ("same_matrix", 1)])
+def test_param_groups_given_one_of_the_names_of_something_shared_finds_it_once(key, n_found):
+    model = nn.Module()
+    model.layer = model.same_layer = nn.Linear(2, 2)
+    model.matrix = model.same_matrix = nn.Parameter(torch.ones(2, 2))
+    groups = {group["lr"]: len(group["params"]) for group in param_groups(model, lr=0.1, overrides={key: {"lr": 0.5}})}
+    assert groups == {0.5: n_found, 0.1: 3 - n_found}
+
+
 def test_param_groups_given_to_an_optimizer_train_each_layer_at_its_own_rate():
     model = MLP(3, 4, 2)
     start = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
