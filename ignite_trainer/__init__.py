@@ -11,6 +11,9 @@ from .events import CancelBatchException as CancelBatchException
 from .events import CancelEpochException as CancelEpochException
 from .events import CancelFitException as CancelFitException
 from .events import TrainEvents as TrainEvents
+from .handlers import EarlyStopping as EarlyStopping
+from .handlers import Progress as Progress
+from .handlers import TensorBoard as TensorBoard
 from .learner import Learner as Learner
 from .learner import fit as fit
 from .metrics import Accuracy as Accuracy

@@ -68,11 +68,18 @@ def _check_broadcast(loss_func: Any, preds: Tensor, y: Tensor, phase: str) -> No
     except RuntimeError:
         return  # the loss says so itself
     elementwise = isinstance(loss_func, nn.Module) and type(loss_func).__module__ == "torch.nn.modules.loss"
-    if not elementwise:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            if torch.equal(loss_func(preds, y), loss_func(preds, y.view_as(preds))):
-                return
+    if not elementwise and _depends_on_order(loss_func, preds, y):
+        return
     raise ValueError(
         f"predictions and targets have one shape, or the loss broadcasts them silently; the first {phase} batch has "
         f"{tuple(preds.shape)} against {tuple(y.shape)}: squeeze the one or unsqueeze the other"
     )
+
+
+def _depends_on_order(loss_func: Any, preds: Tensor, y: Tensor) -> bool:
+    """Whether a loss changes with the order of the targets alone; one that broadcasts, all against all, does not."""
+    if torch.equal(y, y.flip(0)):
+        return True  # cannot be seen with such targets
+    other = torch.rand(preds.shape, generator=torch.Generator().manual_seed(0), dtype=preds.dtype).to(preds.device)
+    with torch.no_grad(), torch.random.fork_rng():
+        return not torch.isclose(loss_func(other, y), loss_func(other, y.flip(0)))

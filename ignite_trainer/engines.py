@@ -35,6 +35,11 @@ class _BatchOver(Exception):
     """A handler cancelled in the middle of a step: leave it."""
 
 
+def _unguarded(handler: Any) -> Any:
+    """The user's handler inside a guard, and inside the wrapper of a filter around that (it copies attributes)."""
+    return getattr(handler, "_guards", handler) if inspect.isfunction(handler) else handler
+
+
 def _no_errors(record: logging.LogRecord) -> bool:
     return record.levelno != logging.ERROR
 
@@ -88,7 +93,6 @@ class CancellableEngine(Engine):
         self._epochs: Epochs | None = None
         self._natives: dict[Any, list[Any]] = defaultdict(list)
         self._callback_events: frozenset[Any] = frozenset()
-        self._whole_epochs = True
         in_batch = dict.fromkeys((event for event in TrainEvents if _SCOPES[event] is Scope.BATCH), "iteration")
         self.register_events(*TrainEvents, event_to_attr={**in_batch, TrainEvents.VALIDATED: "epoch"})
         self.add_event_handler(Events.STARTED, always(self._begin_run))
@@ -121,9 +125,8 @@ class CancellableEngine(Engine):
         if self._epochs is not None:
             raise RuntimeError(f"an engine runs once at a time; this {self.phase} engine is in the middle of a run")
         check_loader(data, max_epochs or 1, self.phase)
-        self._epochs = Epochs(self, data)
-        self._whole_epochs = epoch_length is None and max_iters is None
-        if self._whole_epochs:
+        self._epochs = Epochs(self, data, whole=epoch_length is None and max_iters is None)
+        if self._epochs.whole:
             self.state.epoch_length = None
         with torch.set_grad_enabled(self.training):
             try:
@@ -192,7 +195,7 @@ class CancellableEngine(Engine):
     def remove_event_handler(self, handler: Any, event_name: Any) -> None:
         """Ignite's ``remove_event_handler``."""
         super().remove_event_handler(handler, event_name)
-        self._natives[event_name] = [native for native in self._natives[event_name] if native != handler]
+        self._natives[event_name] = [native for native in self._natives[event_name] if native != _unguarded(handler)]
         self._update_listeners()
 
     def attach_points(self, dispatch: Callable[[str], None]) -> None:
@@ -212,7 +215,7 @@ class CancellableEngine(Engine):
 
     @staticmethod
     def _compare_handlers(user_handler: Any, registered_handler: Any) -> bool:
-        return bool(inspect.unwrap(registered_handler) == inspect.unwrap(user_handler))
+        return bool(_unguarded(registered_handler) == _unguarded(user_handler))
 
     def _guard(self, event: Any, handler: Callable[..., Any]) -> Callable[..., Any]:
         scope = _SCOPES.get(event, Scope.FIT)
@@ -231,6 +234,7 @@ class CancellableEngine(Engine):
                 self.annotate(error, f"{getattr(handler, '__qualname__', handler)} at {event.name}")
                 raise
 
+        guarded._guards = handler  # type: ignore[attr-defined]
         return guarded
 
     def annotate(self, error: BaseException, who: str, *, ahead: int = 0) -> None:
@@ -275,17 +279,17 @@ class CancellableEngine(Engine):
 
     def _begin_epoch(self) -> None:
         self.cancelled, self.place = 0, -1
-        if self._whole_epochs and self._epochs is not None:
+        if self._epochs is not None and self._epochs.whole:
             self.measure_epoch()
             self.set_data(self._epochs)
 
     def measure_epoch(self) -> None:
         """Have ``state.epoch_length`` say how many batches the loader has now; None where that is not known."""
-        if self._whole_epochs and self._epochs is not None:
+        if self._epochs is not None and self._epochs.whole:
             self.state.epoch_length = self._get_data_length(self._epochs)
 
     def _finish_loader(self) -> None:
-        if self._whole_epochs and self._epochs is not None and not self.should_terminate_single_epoch:
+        if self._epochs is not None and self._epochs.whole and not self.should_terminate_single_epoch:
             self._epochs.finish()
 
     def _drop_loader(self, iter_counter: int) -> None:

@@ -22,9 +22,8 @@ class Epochs:
     Ignite 0.5.5 begins a loader anew when it ends early, cuts it when its length grows, and stops one ``next`` short.
     """
 
-    def __init__(self, engine: Any, loader: Any):
-        self.engine = engine
-        self.loader = loader
+    def __init__(self, engine: Any, loader: Any, *, whole: bool):
+        self.engine, self.loader, self.whole = engine, loader, whole  # whole: an epoch is the loader from end to end
         self.begin: Callable[[], Iterator[Any]] = functools.partial(iter, loader)
         if _is_function(loader):
             self.begin = lambda: iter(loader())
@@ -37,8 +36,8 @@ class Epochs:
         engine = self.engine
         try:
             if not engine.cancelled:
-                self.batches = self.begin()
                 engine.measure_epoch()  # again: a callback may just have changed the loader
+                self.batches = self.begin()
                 for batch in self.batches:
                     engine.place += 1
                     engine.cancelled = 0  # a batch that was cancelled is over now
@@ -55,7 +54,8 @@ class Epochs:
             engine.end_epoch()
         if engine.cancelled >= Scope.EPOCH:
             yield None  # Ignite looks at its flags once it has a batch
-        engine.state.epoch_length = None  # for Ignite the epoch is then over
+        if self.whole:
+            engine.state.epoch_length = None  # for Ignite the epoch is then over
 
     def finish(self) -> None:
         """Reach the loader's own end, as a ``for`` does; an epoch without a single batch is an error."""
@@ -64,7 +64,8 @@ class Epochs:
             try:
                 end = next(self.batches, _END)
             except CancelException as request:
-                return engine.cancel(request, Scope.EPOCH)
+                engine.cancel(request, Scope.EPOCH)
+                return
             if end is not _END:
                 raise ValueError(
                     f"a loader gives as many batches as its len() says; the {engine.phase} loader says "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -54,6 +55,7 @@ class Learner:
         batch, preds, loss: of the batch that is running; callbacks may assign them.
         opt, dl, epochs, n_epochs: optimizer, loader, range of epochs and number of epochs of this fit.
         engine: the engine that is running, or ran last.
+        stop_reason: why the last fit ended before its time, in one line; empty if it did not.
         history: a dict for each epoch of this fit: epoch, step, train_loss, valid_loss, valid_<metric>, lr, seconds.
 
     Raises:
@@ -113,6 +115,7 @@ class Learner:
         self.epoch = self.n_epochs = self.step = 0
         self.epochs: range = range(0)
         self.history: list[dict[str, float]] = []
+        self.stop_reason = ""
         self._methods: dict[str, list[Callable[[Learner], None]]] = {}
         self._in_fit = False
 
@@ -169,6 +172,7 @@ class Learner:
         self.n_epochs, self.epochs = n_epochs, range(n_epochs)
         self.epoch = self.step = 0
         self.history = []
+        self.stop_reason = ""
         self._results: dict[str, float] = {}
         self.opt = self._make_optimizer()
         self.opt.zero_grad()
@@ -233,6 +237,16 @@ class Learner:
         self.batch = batch
         self._gather_methods()
         self.engine.run_step_alone()
+
+    def stop(self, reason: str) -> None:
+        """End the fit once this batch, or the epoch that is ending, is over; ``after_fit`` is still called.
+
+        Args:
+            reason: one line for people, kept as ``stop_reason``.
+        """
+        self.stop_reason = reason
+        logging.getLogger("ignite_trainer").info(reason)
+        self.trainer.terminate()
 
     def callback(self, method_name: str) -> None:
         """Call a method of that name, a point or one's own, on every callback that has it."""

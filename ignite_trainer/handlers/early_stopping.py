@@ -1,0 +1,97 @@
+"""Early stopping: end a fit whose monitored value no longer gets better."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal
+
+from ..callbacks import Callback
+from .best import Best, BestState
+
+__all__ = ["EarlyStopping"]
+
+
+class EarlyStopping(Callback):
+    """Ends the fit when the monitored value has not got better for ``patience`` epochs; the best weights come back.
+
+    After the fit ``learn.stop_reason`` says in one line why it ended, and Progress shows it. NaN is never better. A
+    fit that ends by an exception keeps the weights it had.
+
+    Args:
+        monitor: a key of a history row, such as "valid_loss" or "train_loss".
+        mode: "min" if lower is better, "max" if higher is; "auto" decides by the name.
+        patience: so many epochs in a row without an improvement end the fit; at least 1.
+        min_delta: by how much a value must beat the best.
+        relative: ``min_delta`` is a fraction of the best value.
+        start_epoch: epochs before this one, counted from 0, are not looked at.
+        restore_best: the weights of the best epoch are back at the end of every fit, stopped or not.
+
+    Raises:
+        ValueError: mode, patience or min_delta that make no sense; at ``before_fit`` an unknown monitor.
+
+    Source: Keras' EarlyStopping; Ignite's, whose relative delta and NaN rules go wrong in 0.5.5.
+
+    >>> EarlyStopping(monitor="valid_accuracy", patience=2).best.mode
+    'max'
+    """
+
+    order = 40
+
+    def __init__(
+        self,
+        monitor: str = "valid_loss",
+        *,
+        mode: Literal["auto", "min", "max"] = "auto",
+        patience: int = 3,
+        min_delta: float = 0.0,
+        relative: bool = False,
+        start_epoch: int = 0,
+        restore_best: bool = True,
+    ):
+        if start_epoch < 0:
+            raise ValueError(f"start_epoch is an epoch, counted from 0; got {start_epoch!r}")
+        self.monitor, self.start_epoch, self.restore_best = monitor, start_epoch, restore_best
+        self.best = Best(monitor, mode=mode, patience=patience, min_delta=min_delta, relative=relative)
+        self._fresh = self.best.state_dict()
+        self._weights: dict[str, Any] | None = None
+        self._best_epoch = 0
+
+    def before_fit(self, learn: Any) -> None:
+        """Look whether there will be such a value, and begin anew."""
+        if self.monitor not in learn.monitors:
+            raise ValueError(
+                f"monitor is a key of a history row, one of {', '.join(learn.monitors)}; got {self.monitor!r}"
+            )
+        self.load_state_dict({"best": self._fresh, "best_epoch": 0, "weights": None})
+
+    def after_validate(self, learn: Any) -> None:
+        """Compare this epoch's value with the best; keep its weights or count it as bad."""
+        if learn.epoch < self.start_epoch:
+            return
+        if self.best.update(learn.history[-1][self.monitor]):
+            self._best_epoch = learn.epoch
+            if self.restore_best:
+                self._weights = copy.deepcopy(learn.model.state_dict())
+        elif self.best.exhausted:
+            learn.stop(
+                f"early stopping: {self.monitor} has not been better than {self.best.best:.6g} "
+                f"(epoch {self._best_epoch + 1}) for {self.best.bad} epochs"
+                if self.best.best is not None
+                else f"early stopping: {self.monitor} has been NaN for {self.best.bad} epochs"
+            )
+
+    def cleanup_fit(self, learn: Any, error: BaseException | None) -> None:
+        """Put the best epoch's weights back, unless the fit ended by an exception."""
+        if error is None and self._weights is not None:
+            learn.model.load_state_dict(self._weights)
+        self._weights = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value, its epoch and weights, and how many epochs came since."""
+        return {"best": self.best.state_dict(), "best_epoch": self._best_epoch, "weights": self._weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a ``state_dict``."""
+        best: BestState = state["best"]
+        self.best.load_state_dict(best)
+        self._best_epoch, self._weights = state["best_epoch"], state["weights"]

@@ -1,0 +1,70 @@
+"""Progress on the screen: a bar while an epoch runs, a line when it is over."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, TextIO
+
+from ..callbacks import Callback
+from ..epochs import loader_length
+
+__all__ = ["Progress"]
+
+
+class Progress(Callback):
+    """A tqdm bar over each epoch's batches in a terminal or notebook; everywhere a line for each finished epoch.
+
+    The line has the documents' form: ``Epoch 1/5, Training Loss: 0.3167, Validation Loss: 0.1802, Validation
+    Accuracy: 95.05%``. In a pipe or a log file there is no bar. Reads the losses once an epoch.
+
+    Args:
+        bar: None: where standard error is a terminal, and in notebooks.
+        file: where the lines go; None: standard output.
+    """
+
+    order = 70
+
+    def __init__(self, *, bar: bool | None = None, file: TextIO | None = None):
+        self._file = file
+        self._bar: Any = None
+        if bar or (bar is None and (sys.stderr.isatty() or "ipykernel" in sys.modules)):
+            self.before_epoch = self._open
+            self.after_batch = self._advance
+
+    def after_validate(self, learn: Any) -> None:
+        """Close the bar, write the epoch's line."""
+        self._close()
+        row = learn.history[-1]
+        parts = [f"Epoch {learn.epoch + 1}/{learn.n_epochs}", f"Training Loss: {row['train_loss']:.4f}"]
+        for key, value in row.items():
+            if key.startswith("valid_"):
+                name = key.removeprefix("valid_").replace("_", " ").title()
+                parts.append(f"Validation {name}: " + (f"{value:.2%}" if "accuracy" in key else f"{value:.4f}"))
+        print(", ".join(parts), file=self._file or sys.stdout, flush=True)
+
+    def cleanup_fit(self, learn: Any, error: BaseException | None) -> None:
+        """Close the bar, whatever happened; say why the fit ended early, if it did."""
+        self._close()
+        if learn.stop_reason:
+            print(learn.stop_reason, file=self._file or sys.stdout, flush=True)
+
+    def _open(self, learn: Any) -> None:
+        from tqdm.auto import tqdm
+
+        self._close()
+        try:
+            total = loader_length(learn.dl)
+        except TypeError:
+            total = None
+        phase = "training" if learn.model.training else "validation"
+        self._bar = tqdm(
+            total=total, desc=f"Epoch {learn.epoch + 1}/{learn.n_epochs} {phase}", leave=False, unit="batch"
+        )
+
+    def _advance(self, learn: Any) -> None:
+        self._bar.update()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

@@ -1,0 +1,388 @@
+"""The Learner: modes, loaders of every kind, fits in a row, and what it refuses."""
+
+import pytest
+import torch
+from torch import nn, optim
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from ignite_trainer import Accuracy, Callback, Learner, accuracy, fit
+from tests.tiny import blobs, dropout_net, hand_fit, mlp, same_state
+
+
+def batches(n=40, size=10, **how):
+    x, y = blobs(n, **how)
+    return list(zip(x.split(size), y.split(size), strict=True))
+
+
+def learner(train=None, valid=None, model=None, loss_func=None, **how):
+    train = batches() if train is None else train
+    how = {"lr": 0.1, "device": "cpu", **how}
+    return Learner(model or mlp(), (train, valid), loss_func or nn.CrossEntropyLoss(), **how)
+
+
+class Phases(Callback):
+    """Writes down mode and gradient mode at each batch."""
+
+    def __init__(self):
+        self.seen = []
+
+    def after_batch(self, learn):
+        self.seen.append((learn.model.training, torch.is_grad_enabled(), learn.preds.requires_grad))
+
+
+def test_modes_when_fitting_then_training_has_gradients_and_dropout_and_validation_has_neither():
+    phases = Phases()
+    learner(valid=batches(20, seed=1), model=dropout_net(), cbs=[phases]).fit(1)
+    assert phases.seen == [(True, True, True)] * 4 + [(False, False, False)] * 2
+
+
+@pytest.mark.parametrize("what", ["evaluate", "predict"])
+def test_evaluate_and_predict_when_done_then_every_submodule_has_its_mode_and_buffers_back(what):
+    model = dropout_net()
+    model.train()
+    model[1].eval()
+    modes = [module.training for module in model.modules()]
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    learn = learner(model=model)
+    getattr(learn, what)(batches(20))
+    assert [module.training for module in model.modules()] == modes
+    assert same_state(model.state_dict(), state)
+
+
+def test_evaluate_when_it_raises_then_modes_are_restored():
+    model = dropout_net().train()
+    with pytest.raises(TypeError):
+        learner(model=model).evaluate([torch.zeros(3)])
+    assert all(module.training for module in model.modules())
+
+
+def test_predict_when_given_batches_then_returns_the_outputs_in_their_order():
+    model, (x, y) = dropout_net().eval(), blobs(25)
+    with torch.no_grad():
+        expected = torch.cat([model(part) for part in x.split(10)])
+    learn = learner(model=model)
+    assert torch.equal(learn.predict(list(zip(x.split(10), y.split(10), strict=True))), expected)
+    assert torch.equal(learn.predict(list(x.split(10))), expected)
+
+
+def test_evaluate_when_given_a_loader_then_equals_the_validation_of_a_fit():
+    valid = batches(30, seed=1)
+    learn = learner(valid=valid, metrics={"accuracy": accuracy})
+    results = learn.fit(1)
+    assert learn.evaluate() == learn.evaluate(valid) == results
+
+
+def test_fit_when_called_twice_then_each_has_its_own_optimizer_history_and_steps():
+    learn = learner(opt_func=optim.Adam)
+    learn.fit(1)
+    first = learn.opt
+    learn.fit(2)
+    assert learn.opt is not first
+    assert [(row["epoch"], row["step"]) for row in learn.history] == [(0, 4), (1, 8)]
+
+
+def test_fit_when_an_optimizer_was_given_then_it_is_kept_over_fits():
+    model = mlp()
+    optimizer = optim.Adam(model.parameters())
+    learn = learner(model=model, lr=None, optimizer=optimizer)
+    learn.fit(1)
+    learn.fit(1)
+    assert learn.opt is optimizer
+    assert optimizer.state[next(model.parameters())]["step"] == 8
+
+
+def test_fit_after_an_exception_then_is_as_clean_as_the_first():
+    class Once(Callback):
+        raised = False
+
+        def after_backward(self, learn):
+            if learn.iter == 2 and not self.raised:
+                self.raised = True
+                raise KeyError("once")
+
+    torch.manual_seed(0)
+    learn, valid = learner(valid=batches(20, seed=1), cbs=[Once()]), batches(20, seed=1)
+    start = {key: value.clone() for key, value in learn.model.state_dict().items()}
+    with pytest.raises(KeyError, match="once"):
+        learn.fit(2)
+    learn.model.load_state_dict(start)
+    learn.fit(2)
+    reference = mlp()
+    reference.load_state_dict(start)
+    losses = hand_fit(2, reference, optim.SGD(reference.parameters(), 0.1), nn.CrossEntropyLoss(), batches(), valid)
+    assert same_state(learn.model.state_dict(), reference.state_dict())
+    assert [row["valid_loss"] for row in learn.history] == [loss for loss, _, _ in losses]
+
+
+class Changing:
+    """A loader whose epochs have 3, 5 and 2 batches."""
+
+    def __init__(self, sized):
+        self.epoch = -1
+        if sized:
+            self.__class__ = type("Sized", (Changing,), {"__len__": lambda self: (3, 5, 2)[self.epoch + 1]})
+
+    def __iter__(self):
+        self.epoch += 1
+        return iter(batches()[:1] * (3, 5, 2)[self.epoch])
+
+
+class Stream(IterableDataset):
+    """Ten samples, one after another; its length is not known."""
+
+    def __iter__(self):
+        return iter([(torch.ones(6), 1)] * 10)
+
+
+@pytest.mark.parametrize("loader", [Changing(True), Changing(False)], ids=["sized", "unsized"])
+def test_epochs_when_the_loader_changes_length_then_each_ends_with_it(loader):
+    learn = learner(train=loader)
+    learn.fit(3)
+    assert [row["step"] for row in learn.history] == [3, 8, 10]
+
+
+def generate():
+    yield from batches()
+
+
+@pytest.mark.parametrize(
+    ("loader", "n_batches"),
+    [
+        (generate, 4),
+        (tuple(batches()), 4),
+        (DataLoader(Stream(), 4), 3),
+        (DataLoader(TensorDataset(*blobs(10)), 4), 3),
+    ],
+    ids=["generator function", "tuple", "iterable dataset", "DataLoader"],
+)
+def test_loaders_when_of_any_kind_then_each_epoch_has_all_their_batches(loader, n_batches):
+    learn = learner(train=loader, valid=loader)
+    learn.fit(2)
+    assert [row["step"] for row in learn.history] == [n_batches, 2 * n_batches]
+
+
+def test_one_shot_iterator_when_there_is_one_epoch_then_serves():
+    learn = learner(train=iter(batches()))
+    learn.fit(1)
+    assert learn.step == 4
+
+
+class Pair:
+    """An object with train and valid."""
+
+    train, valid = batches(), None
+
+
+def test_dls_when_an_object_or_a_pair_then_both_serve():
+    for dls in (Pair(), (batches(), None), [batches(), None]):
+        learn = Learner(mlp(), dls, nn.CrossEntropyLoss(), 0.1, device="cpu")
+        learn.fit(1)
+        assert (learn.dls, learn.step) == (dls, 4)
+
+
+def test_step_when_one_of_ones_own_is_given_then_it_trains_and_counts():
+    class Alternating:
+        """Two losses, two moves a batch."""
+
+        def __call__(self, learn):
+            x, y = learn.batch
+            for _ in range(2):
+                learn.preds = learn.model(x)
+                learn.loss = learn.loss_func(learn.preds, y)
+                learn.loss.backward()
+                learn.opt.step()
+                learn.opt.zero_grad()
+            return learn.loss.detach()
+
+    learn = learner(step=Alternating())
+    learn.fit(1)
+    assert learn.step == 4
+    assert learn.history[0]["train_loss"] > 0
+
+
+def test_prepare_batch_when_given_then_makes_the_pair_of_any_batch():
+    dicts = [{"image": x, "label": y} for x, y in batches()]
+    learn = learner(train=dicts, prepare_batch=lambda batch: (batch["image"], batch["label"]))
+    learn.fit(1)
+    assert learn.step == 4
+
+
+class Optimizer:
+    """An optimizer with nothing but step and zero_grad."""
+
+    def __init__(self, parameters, lr):
+        self.parameters, self.lr = list(parameters), lr
+
+    def step(self):
+        with torch.no_grad():
+            for parameter in self.parameters:
+                parameter -= parameter.grad * self.lr
+
+    def zero_grad(self):
+        for parameter in self.parameters:
+            parameter.grad = None
+
+
+def test_optimizer_when_it_has_only_step_and_zero_grad_then_serves():
+    torch.manual_seed(0)
+    learn = learner(opt_func=Optimizer)
+    torch.manual_seed(0)
+    reference = learner()
+    learn.fit(2)
+    reference.fit(2)
+    assert learn.history[-1]["lr"] == 0.1
+    for ours, theirs in zip(learn.model.parameters(), reference.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)  # SGD fuses multiply and subtract
+
+
+def lying(n):
+    """A loader that says it has n batches and gives 4."""
+    return type("Lying", (list,), {"__len__": lambda self: n})(batches())
+
+
+REFUSED = {
+    "empty loader": (
+        lambda: learner(train=[]).fit(1),
+        ValueError,
+        "at least one batch an epoch; the training loader is empty",
+    ),
+    "empty generator": (lambda: learner(train=lambda: iter(())).fit(1), ValueError, "the training loader gave none"),
+    "empty validation": (lambda: learner(valid=[]).fit(1), ValueError, "the validation loader is empty"),
+    "short len": (lambda: learner(train=lying(3)).fit(1), ValueError, "says 3 and goes on: correct its __len__"),
+    "one-shot": (
+        lambda: learner(train=iter(batches())).fit(2),
+        TypeError,
+        "gone through once an epoch, 2 times here; the training loader is a one-shot list_iterator",
+    ),
+    "no loader": (lambda: learner(train=3).fit(1), TypeError, "the training loader is a int"),
+    "dls": (lambda: Learner(mlp(), 3, nn.MSELoss(), 0.1), TypeError, "dls is a pair of loaders .* got a int"),
+    "labels": (
+        lambda: learner(valid=[(torch.zeros(2, 6), torch.tensor([0, 12]))]).fit(1),
+        ValueError,
+        "class numbers from 0 to 2 for a model of 3 outputs; the first validation batch has 12",
+    ),
+    "negative labels": (
+        lambda: learner(train=[(torch.zeros(2, 6), torch.tensor([0, -1]))]).fit(1),
+        ValueError,
+        "the first training batch has -1: number the classes from 0",
+    ),
+    "loss with dimensions": (
+        lambda: learner(loss_func=nn.CrossEntropyLoss(reduction="none")).fit(1),
+        ValueError,
+        r"a loss is a 0-d tensor; loss_func gave one of shape \(10,\): take its mean",
+    ),
+    "loss no tensor": (
+        lambda: learner(loss_func=lambda preds, y: 0.5).fit(1),
+        TypeError,
+        "a loss is a 0-d tensor; loss_func gave a float",
+    ),
+    "broadcast": (
+        lambda: learner([(torch.zeros(20, 6), torch.zeros(20))], None, nn.Linear(6, 1), nn.MSELoss()).fit(1),
+        ValueError,
+        r"the first training batch has \(20, 1\) against \(20,\): squeeze the one or unsqueeze the other",
+    ),
+    "broadcast in a function": (
+        lambda: learner(
+            [(torch.randn(20, 6), torch.randn(20))], None, nn.Linear(6, 1), lambda p, y: ((p - y) ** 2).mean()
+        ).fit(1),
+        ValueError,
+        "the loss broadcasts them silently",
+    ),
+    "no pair": (
+        lambda: learner(train=[torch.zeros(2, 6)]).fit(1),
+        TypeError,
+        "the loader gave a Tensor: pass prepare_batch",
+    ),
+    "triple": (
+        lambda: learner(train=[(1, 2, 3)]).fit(1),
+        TypeError,
+        "the loader gave a tuple of 3: pass prepare_batch",
+    ),
+    "neither lr nor optimizer": (
+        lambda: learner(lr=None),
+        ValueError,
+        "lr, for opt_func, or optimizer, .* got neither",
+    ),
+    "lr and optimizer": (
+        lambda: learner(optimizer=Optimizer([], 1)),
+        ValueError,
+        "or optimizer, an instance; got both",
+    ),
+    "foreign optimizer": (
+        lambda: learner(lr=None, optimizer=optim.SGD(mlp().parameters(), 0.1)),
+        ValueError,
+        r"4 of its tensors are not among those of Sequential: make it from model.parameters\(\)",
+    ),
+    "device": (lambda: learner(device="cpuu"), ValueError, "such as 'cpu' or 'cuda'; got 'cpuu'"),
+    "n_epochs": (
+        lambda: learner().fit(-1),
+        ValueError,
+        "n_epochs is the number of epochs, a whole number from 0; got -1",
+    ),
+    "metric": (lambda: learner(metrics={"f1": 3}), TypeError, "'f1' is 3"),
+    "metric class": (lambda: learner(metrics={"a": Accuracy}), TypeError, "make an instance of it"),
+    "metric loss": (lambda: learner(metrics={"loss": accuracy}), ValueError, "give the metric another"),
+    "evaluate": (lambda: learner().evaluate(), ValueError, "this Learner has no validation loader: give one"),
+    "predict nothing": (lambda: learner().predict([]), ValueError, "the one given to predict gave none"),
+    "fit of no epochs": (
+        lambda: fit(0, mlp(), None, None, [], []),
+        ValueError,
+        "epochs is the number of epochs, so at least 1; got 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_makes_no_sense_when_given_then_is_refused_in_one_sentence(what):
+    job, error, text = REFUSED[what]
+    with pytest.raises(error, match=text):
+        job()
+
+
+def test_fit_when_given_a_regression_then_says_what_to_use_instead():
+    model, data = nn.Linear(6, 1), [(torch.zeros(4, 6), torch.zeros(4, 1))]
+    with pytest.raises(ValueError, match="for a regression use Learner without it"):
+        fit(1, model, optim.SGD(model.parameters(), 0.1), nn.MSELoss(), data, data)
+
+
+def test_loss_when_it_lines_up_the_shapes_itself_then_is_accepted():
+    data = [(torch.randn(20, 6), torch.randn(20))]
+    learner(data, None, nn.Linear(6, 1), lambda preds, y: ((preds.squeeze(1) - y) ** 2).mean()).fit(1)
+
+
+def test_fit_when_called_within_a_fit_then_is_refused():
+    class Again(Callback):
+        def after_epoch(self, learn):
+            learn.fit(1)
+
+    with pytest.raises(RuntimeError, match="this one is in the middle of a fit"):
+        learner(cbs=[Again()]).fit(1)
+
+
+def test_evaluate_when_called_within_validation_then_is_refused_and_elsewhere_in_a_fit_serves():
+    class Ask(Callback):
+        def __init__(self, point):
+            setattr(self, point, self.ask)
+
+        def ask(self, learn):
+            self.loss = learn.evaluate(batches(20, seed=1))["loss"]
+            self.left = learn.engine, learn.iter, learn.model.training
+
+    learn = learner(valid=batches(20, seed=1), cbs=[ask := Ask("after_backward")])
+    learn.fit(1)
+    assert ask.left == (learn.trainer, 3, True)
+    assert ask.loss > 0
+    with pytest.raises(RuntimeError, match="this validation engine is in the middle of a run"):
+        learner(valid=batches(20, seed=1), cbs=[Ask("after_loss")]).fit(1)
+
+
+def test_callback_class_when_a_method_is_one_slip_from_a_point_then_is_refused():
+    with pytest.raises(TypeError, match=r"Careful.after_bacth is not a callback point; did you mean after_batch\?"):
+        type("Careful", (Callback,), {"after_bacth": lambda self, learn: None})
+
+
+def test_later_options_when_asked_for_then_are_not_implemented_yet():
+    with pytest.raises(NotImplementedError, match="come later"):
+        learner(accumulate=2)
+    with pytest.raises(NotImplementedError, match="resume comes with checkpoints"):
+        learner().fit(1, resume=True)
