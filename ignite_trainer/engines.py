@@ -1,7 +1,7 @@
 """The Ignite engine whose handlers may cancel the batch, the epoch or the fit; and factories for raw Ignite use.
 
 Every private name of Ignite that the package touches stands in this file: ``_fire_event``, ``_compare_handlers``,
-``_is_done`` (pinned by ``tests/test_engines.py``).
+``_is_done``, ``_get_data_length`` (pinned by ``tests/test_engines.py``).
 """
 
 from __future__ import annotations

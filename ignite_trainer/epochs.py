@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from .events import CancelException, Scope
 
-__all__ = ["Epochs", "check_loader", "loader_length"]
+__all__ = ["Epochs", "check_loader", "loader_length", "pair_of_loaders"]
 
 _END = object()
 
@@ -86,6 +86,22 @@ def loader_length(loader: Any) -> int:
     if isinstance(loader, DataLoader) and isinstance(loader.dataset, IterableDataset):
         raise TypeError("the length of a loader over an iterable dataset is a guess")
     return len(loader)
+
+
+def pair_of_loaders(dls: Any) -> tuple[Any, Any]:
+    """``(train, valid)`` of a pair, or of an object with those two; ``valid`` may be None.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if hasattr(dls, "train") and hasattr(dls, "valid"):
+        return dls.train, dls.valid
+    if isinstance(dls, (tuple, list)) and len(dls) == 2:
+        return dls[0], dls[1]
+    raise TypeError(
+        "dls is a pair of loaders (train, valid), or an object with .train and .valid, of which valid may be None; "
+        f"got a {type(dls).__name__}"
+    )
 
 
 def check_loader(loader: Any, n_epochs: int, phase: str) -> None:

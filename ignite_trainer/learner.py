@@ -17,10 +17,13 @@ from torch import Tensor, nn, optim
 
 from .callbacks import in_order, run_cbs
 from .checks import check_loss, check_predictions
+from .devices import pick_device
 from .engines import CancellableEngine, always
-from .epochs import check_loader
+from .epochs import check_loader, pair_of_loaders
 from .events import POINTS, CancelException, Scope, TrainEvents
 from .metrics import Accuracy, Loss, attach_metric, metrics_from
+from .models import modes_kept
+from .optim import check_optimizer
 from .steps import EvalStep, Size, Step, TrainStep, loss_size_of, preparation
 
 __all__ = ["Learner", "fit"]
@@ -98,13 +101,13 @@ class Learner:
             raise ValueError(f"a Learner needs lr, for opt_func, or optimizer, an instance; got {given}")
         if (param_groups, precision, accumulate, clip_norm, compile) != (None, "fp32", 1, None, False):
             raise NotImplementedError("param_groups, precision, accumulate, clip_norm and compile come later")
-        self.device = _device(device)
+        self.device = pick_device(device)
         self.model = model.to(self.device)
-        self.dls, (self._train_dl, self._valid_dl) = dls, _pair_of_loaders(dls)
+        self.dls, (self._train_dl, self._valid_dl) = dls, pair_of_loaders(dls)
         self.loss_func, self.lr, self.cbs, self.opt_func = loss_func, lr, list(cbs), opt_func
         self._optimizer = optimizer
         if optimizer is not None:
-            _check_optimizer(optimizer, model)
+            check_optimizer(optimizer, model)
         self._folder = None if folder is None else Path(folder)
         self.metrics = metrics_from(metrics)
 
@@ -197,7 +200,7 @@ class Learner:
         if dl is None:
             raise ValueError("evaluate needs a loader; this Learner has no validation loader: give one")
         self._unchecked.add(self.evaluator)
-        with _modes_kept(self.model):
+        with modes_kept(self.model):
             return self._evaluate(dl)
 
     def predict(self, dl: Any) -> Tensor:
@@ -207,7 +210,7 @@ class Learner:
             dl: batches ``(x, y)``, of which y is not used, or of x alone.
         """
         outputs = []
-        with _modes_kept(self.model), torch.no_grad():
+        with modes_kept(self.model), torch.no_grad():
             self.model.eval()
             for batch in dl:
                 x = batch if isinstance(batch, Tensor) else self.evaluator.step.prepare(batch)[0]  # type: ignore[attr-defined]
@@ -476,47 +479,3 @@ def _counting(step: Step) -> Step:
         return output
 
     return counted
-
-
-def _pair_of_loaders(dls: Any) -> tuple[Any, Any]:
-    if hasattr(dls, "train") and hasattr(dls, "valid"):
-        return dls.train, dls.valid
-    if isinstance(dls, (tuple, list)) and len(dls) == 2:
-        return dls[0], dls[1]
-    raise TypeError(
-        "dls is a pair of loaders (train, valid), or an object with .train and .valid, of which valid may be None; "
-        f"got a {type(dls).__name__}"
-    )
-
-
-def _device(device: Any) -> torch.device:
-    if device is None:
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise ValueError(f"device is one that torch has here, such as 'cpu' or 'cuda'; got {device!r}") from error
-
-
-def _check_optimizer(optimizer: Any, model: nn.Module) -> None:
-    ours = {id(parameter) for parameter in model.parameters()}
-    groups = getattr(optimizer, "param_groups", [])
-    foreign = sum(id(parameter) not in ours for group in groups for parameter in group["params"])
-    if foreign:
-        raise ValueError(
-            f"optimizer moves the model's parameters; {foreign} of its tensors are not among those of "
-            f"{type(model).__name__}: make it from model.parameters()"
-        )
-
-
-@contextmanager
-def _modes_kept(model: nn.Module) -> Iterator[None]:
-    """Put back the mode of every submodule, whatever happens."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

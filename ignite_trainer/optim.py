@@ -228,6 +228,22 @@ def build_scheduler(
     return scheduler
 
 
+def check_optimizer(optimizer: Any, model: nn.Module) -> None:
+    """See that an optimizer moves tensors of this model alone; one without ``param_groups`` is believed.
+
+    Raises:
+        ValueError: some of its tensors are not the model's.
+    """
+    ours = {id(parameter) for parameter in model.parameters()}
+    groups = getattr(optimizer, "param_groups", [])
+    foreign = sum(id(parameter) not in ours for group in groups for parameter in group["params"])
+    if foreign:
+        raise ValueError(
+            f"optimizer moves the model's parameters; {foreign} of its tensors are not among those of "
+            f"{type(model).__name__}: make it from model.parameters()"
+        )
+
+
 def _one_cycle(
     optimizer: torch.optim.Optimizer, n_steps: int, *, max_lr: float | None, pct_start: float, **options: Any
 ) -> LRScheduler:

@@ -116,7 +116,6 @@ def test_early_stopping_of_ignite_when_attached_to_the_evaluator_then_ends_the_f
     stopping = EarlyStopping(
         patience=2, score_function=lambda engine: -engine.state.metrics["loss"], trainer=learn.trainer
     )
-    stopping.logger.disabled = True
     learn.evaluator.add_event_handler(Events.COMPLETED, stopping)
     ended = []
     learn.trainer.add_event_handler(Events.COMPLETED, lambda: ended.append(learn.epoch))
