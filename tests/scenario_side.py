@@ -87,13 +87,12 @@ class Side:
             raise self.exceptions[exception](f"{name} in {point} of {phase}, epoch {epoch}, batch {iteration}")
 
     def play(self, learn, before_fit):
-        """Every fit in a row, whatever the ones before came to."""
+        """Every fit in a row, whatever the ones before came to; ``before_fit`` attaches and removes what is due."""
         self.learn = learn
         for fit, n_epochs in enumerate(self.scenario.n_epochs):
-            self.fit = fit
-            before_fit(fit)
-            escaped = None
+            self.fit, escaped = fit, None
             try:
+                before_fit(fit)
                 learn.fit(n_epochs)
             except (Exception, ForeignBase) as exception:
                 escaped = f"{type(exception).__name__}: {exception}"

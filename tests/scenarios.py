@@ -15,7 +15,7 @@ PLACES = (
 )
 POINTS = tuple(dict.fromkeys(point for _, point in PLACES))
 INSIDE = (
-    *((phase, where) for phase in ("train", "valid") for where in ("forward", "loss", "next")),
+    *((phase, where) for phase in ("train", "valid") for where in ("forward", "loss", "iter", "next")),
     ("train", "step"),
 )
 CANCELS = ("CancelBatchException", "CancelEpochException", "CancelFitException")
@@ -95,19 +95,20 @@ def make_scenario(number):
     )
     combinations = who_may_raise()
     turn, i = divmod(number, len(combinations))
-    _raise_at(rng, scenario, *combinations[i], early=turn % 2 == 0)
-    for _ in range(rng.choice((0, 0, 1, 1, 2, 4))):
+    certain = turn % 2 == 0  # that it comes to this: it is raised at once, others raise in later fits only
+    _raise_at(rng, scenario, range(1) if certain else range(len(n_epochs)), *combinations[i], certain)
+    fits = range(int(certain), len(n_epochs))
+    for _ in range(rng.choice((0, 0, 1, 1, 2, 4)) if fits else 0):
         kind, phase, where, cancel = rng.choice(combinations)
         exception = rng.choice(OTHERS) if rng.random() < 0.25 else cancel
-        _raise_at(rng, scenario, kind, phase, where, exception)
+        _raise_at(rng, scenario, fits, kind, phase, where, exception)
     return scenario
 
 
 def _callback(rng, i, n_fits):
     points = tuple(point for point in POINTS if rng.random() < 0.6)
-    return Actor(
-        f"callback{i}", points, _habits(rng, points), _fits(rng, n_fits), rng.choice((-1, 0, 0, 5)), _coin(rng)
-    )
+    fits = _fits(rng, n_fits) if i > 0 else range(n_fits)
+    return Actor(f"callback{i}", points, _habits(rng, points), fits, rng.choice((-1, 0, 0, 5)), _coin(rng))
 
 
 def _native(rng, i, n_fits):
@@ -132,15 +133,15 @@ def _coin(rng):
     return rng.random() < 0.5
 
 
-def _raise_at(rng, scenario, kind, phase, where, exception, early=False):
-    """Let somebody raise there, in an epoch and batch that may never come; early means the first, which comes."""
-    fit = 0 if early else rng.randrange(len(scenario.n_epochs))
+def _raise_at(rng, scenario, fits, kind, phase, where, exception, certain=False):
+    """Let somebody raise there in one of the fits, in an epoch and batch that may never come unless it is certain."""
+    fit = rng.choice(fits)
     scenario.n_epochs[fit] = max(1, scenario.n_epochs[fit])
-    epoch = None if where in ("before_fit", "after_fit") else 0 if early else rng.randrange(scenario.n_epochs[fit])
-    in_batch = where in IN_BATCH or kind == "inside"
-    iteration = (0 if early else rng.randrange(rng.randint(1, LONGEST_EPOCH))) if in_batch else None
+    epoch = None if where in ("before_fit", "after_fit") else 0 if certain else rng.randrange(scenario.n_epochs[fit])
+    in_batch = where in IN_BATCH or (kind == "inside" and where != "iter")
+    iteration = (0 if certain else rng.randrange(rng.randint(1, LONGEST_EPOCH))) if in_batch else None
     if kind == "inside":
-        name = {"forward": "model", "loss": "loss_func", "step": "optimizer", "next": "loader"}[where]
+        name = {"forward": "model", "loss": "loss_func", "step": "optimizer", "iter": "loader", "next": "loader"}[where]
         if name == "optimizer":
             scenario.optimizer = "plain"
         if name == "loader" and scenario.loader == "stock":
@@ -157,7 +158,7 @@ def _raise_at(rng, scenario, kind, phase, where, exception, early=False):
 def _somebody(rng, scenario, kind, phase, point):
     """A callback or handler that is called there, made where there is none: its name, and how it calls the point."""
     if kind == "callback":
-        callback = rng.choice([callback for callback in scenario.callbacks if 0 in callback.fits] or scenario.callbacks)
+        callback = rng.choice([callback for callback in scenario.callbacks if 0 in callback.fits])
         if point not in callback.places:
             callback.places += (point,)
         return callback.name, point
