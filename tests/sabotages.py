@@ -14,7 +14,7 @@ from pathlib import Path
 
 import ignite_trainer
 
-COUNT = 120  # scenarios that have to notice
+COUNT = 300  # scenarios that have to notice; they end at the first that does
 
 
 @dataclass(frozen=True)
