@@ -1,5 +1,6 @@
 """The order of the data: which samples are in batch b of epoch e, for any number of ranks, without reading any."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
@@ -146,7 +147,7 @@ class BatchOrder:
         return {name: getattr(self, name) for name in names}
 
 
-class OrderedLoader:
+class OrderedLoader(ABC):
     """What all loaders of this package can do: begin anywhere, and say what they are.
 
     Each ``iter()`` is one epoch: it begins where the loader stands, at epoch 0 or where `seek` has put it, and puts the
@@ -158,6 +159,10 @@ class OrderedLoader:
 
     def __init__(self, order: BatchOrder):
         self.order = order
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Any]:  # Any: batches of whatever shape
+        """The batches from where the loader stands to the end of that epoch."""
 
     def __len__(self) -> int:
         """The number of batches of a whole epoch, on this rank."""

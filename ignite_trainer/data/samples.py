@@ -1,0 +1,187 @@
+"""Batches made sample by sample: a stock DataLoader on our order, every sample with randomness of its own."""
+
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+
+from ..rng import get_rng_state, hash_seed, seed_sample, set_rng_state
+from .order import BatchOrder, OrderedLoader
+
+Collate = Callable[[list[Any]], Any]  # Any: samples and batches have whatever shape the dataset gives them
+
+
+class SampleError(RuntimeError):
+    """A dataset raised while a sample was read: says which, and the original error is its cause.
+
+    From a worker process the cause comes as text, in the traceback that the message then begins with.
+    """
+
+
+class SampleLoader(OrderedLoader):
+    """Batches of any map-style dataset: torch's ``DataLoader`` on an order of our own.
+
+    With ``seed_samples`` each sample is made with Python's, NumPy's and torch's CPU generators seeded from (seed,
+    epoch, index), and each batch is collated with them seeded from (seed, epoch, batch): the same augmentation for any
+    number of workers, from any place. The generators are put back after each batch. A generator that the dataset keeps
+    (NumPy's ``default_rng``) is out of reach: make it anew for each sample, seeded from ``torch.initial_seed()``.
+
+    Args:
+        dataset: anything with ``__len__`` and ``__getitem__`` for 0 to len - 1.
+        batch_size: samples in a global batch; the last batch of an epoch has what is left.
+        shuffle: a new order every epoch, a function of (seed, epoch).
+        drop_last: leave out a last batch that is not full.
+        seed: of the orders and of the samples.
+        seed_samples: False: samples draw from the generators as in a stock DataLoader, whose numbers depend on workers.
+        num_workers: processes that read ahead; 0: none. They ignore SIGINT and SIGUSR1, which the main process answers.
+        collate_fn: makes a batch of a list of samples; None: torch's own.
+        pin_memory, persistent_workers, worker_init_fn: as for torch's ``DataLoader``.
+        rank, world, equal_batches: as for `BatchOrder`.
+
+    Raises:
+        TypeError: the dataset has no length.
+        ValueError: as for `BatchOrder`.
+        SampleError: while iterating: the dataset raised.
+
+    >>> loader = SampleLoader(range(10, 15), batch_size=2)
+    >>> [batch.tolist() for batch in loader]
+    [[10, 11], [12, 13], [14]]
+    """
+
+    def __init__(
+        self,
+        dataset: Any,  # Any: torch asks for a subclass of Dataset, we for two methods
+        batch_size: int = 64,
+        *,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        seed: int = 0,
+        seed_samples: bool = True,
+        num_workers: int = 0,
+        collate_fn: Collate | None = None,
+        pin_memory: bool = False,
+        persistent_workers: bool = False,
+        worker_init_fn: Callable[[int], None] | None = None,
+        rank: int = 0,
+        world: int = 1,
+        equal_batches: bool = False,
+    ):
+        order = BatchOrder(
+            _length(dataset),
+            batch_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            seed=seed,
+            rank=rank,
+            world=world,
+            equal_batches=equal_batches,
+        )
+        super().__init__(order)
+        self.dataset = dataset
+        self.seed_samples = seed_samples
+        self._places = _Places(order)
+        self._generator = torch.Generator()  # the DataLoader draws its workers' seed from it, not from the global one
+        self._loader = DataLoader(
+            _Batches(dataset, seed if seed_samples else None, collate_fn or default_collate),
+            batch_sampler=self._places,
+            num_workers=num_workers,
+            collate_fn=_as_it_is,
+            pin_memory=pin_memory,
+            persistent_workers=persistent_workers,
+            worker_init_fn=_WorkerInit(worker_init_fn),
+            generator=self._generator,
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        self._places.begin = epoch, _ = self.order.advance()
+        self._generator.manual_seed(hash_seed(self.order.seed, epoch))
+        return iter(self._loader)
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "seed_samples": self.seed_samples}
+
+
+class _Place(NamedTuple):
+    """All that a worker needs to make one batch, so that workers share no state and may live for many epochs."""
+
+    epoch: int
+    batch: int
+    indices: list[int]
+
+
+class _Places:
+    """The batch sampler of the DataLoader: the places of the epoch that begins."""
+
+    def __init__(self, order: BatchOrder):
+        self.order = order
+        self.begin = (0, 0)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[Any]:  # Any: torch's stubs know lists of indices only
+        epoch, first = self.begin
+        indices = self.order.indices(epoch)
+        return (
+            _Place(epoch, batch, indices[self.order.share(batch)].tolist()) for batch in range(first, len(self.order))
+        )
+
+
+class _Batches(Dataset[Any]):
+    """A dataset of whole batches: torch's fetcher hands over what the batch sampler gave, a place, in one call."""
+
+    def __init__(self, dataset: Any, seed: int | None, collate: Collate):
+        self.dataset = dataset
+        self.seed = seed  # None: nothing is seeded
+        self.collate = collate
+
+    def __getitems__(self, place: _Place) -> Any:
+        if self.seed is None:
+            return self.collate([self._sample(place, index) for index in place.indices])
+        surrounding = get_rng_state(cuda=False)
+        try:
+            samples = [self._seeded_sample(place, index, self.seed) for index in place.indices]
+            seed_sample(self.seed, place.epoch, -1 - place.batch)  # MixUp draws here; no sample has a negative index
+            return self.collate(samples)
+        finally:
+            set_rng_state(surrounding)
+
+    def _seeded_sample(self, place: _Place, index: int, seed: int) -> Any:
+        seed_sample(seed, place.epoch, index)
+        return self._sample(place, index)
+
+    def _sample(self, place: _Place, index: int) -> Any:
+        try:
+            return self.dataset[index]
+        except Exception as error:
+            raise SampleError(
+                f"sample {index} of the dataset cannot be read (epoch {place.epoch}, batch {place.batch}): {error!r}"
+            ) from error
+
+
+class _WorkerInit:
+    """What a worker does first: leave to the main process the signals with which it stops in order."""
+
+    def __init__(self, then: Callable[[int], None] | None):
+        self.then = then
+
+    def __call__(self, worker: int) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        if self.then is not None:
+            self.then(worker)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch  # `_Batches` has collated it
+
+
+def _length(dataset: Any) -> int:
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise TypeError(
+            f"a dataset here has a length and items by number; got {type(dataset).__name__}: "
+            "what only streams goes into torch's own DataLoader"
+        )
+    return len(dataset)
