@@ -2,6 +2,12 @@
 
 from .callbacks import Callback as Callback
 from .callbacks import run_cbs as run_cbs
+from .data import DataLoaders as DataLoaders
+from .data import SampleLoader as SampleLoader
+from .data import TensorLoader as TensorLoader
+from .data import fashion_mnist as fashion_mnist
+from .data import mnist as mnist
+from .data import random_split as random_split
 from .engines import CancellableEngine as CancellableEngine
 from .engines import always as always
 from .engines import create_evaluator as create_evaluator

@@ -27,7 +27,64 @@ class Sabotage:
     breaks: str
 
 
-SABOTAGES: tuple[Sabotage, ...] = ()
+ENGINES, EPOCHS, LEARNER, STEPS = "engines.py", "epochs.py", "learner.py", "steps.py"
+SABOTAGES = (
+    Sabotage(ENGINES, "if self.cancelled >= scope or scope > self.widest:", "if scope > self.widest:", "silence"),
+    Sabotage(
+        EPOCHS, "                    engine.cancelled = 0", "                    pass", "the batch after a cancel"
+    ),
+    Sabotage(ENGINES, "        self.cancelled, self.place = 0, -1\n        if", "        if", "the next epoch"),
+    Sabotage(EPOCHS, "            engine.end_epoch()\n", "            pass\n", "a cancel in before_epoch"),
+    Sabotage(EPOCHS, "            yield None", "            pass", "a cancel by the loader"),
+    Sabotage(EPOCHS, "            if not engine.cancelled:", "            if True:", "no loader after a cancel"),
+    Sabotage(EPOCHS, "engine.measure_epoch()  #", "pass  #", "a length that changes in before_epoch"),
+    Sabotage(ENGINES, "self._epochs.finish()", "pass", "the loader's own end"),
+    Sabotage(ENGINES, "if not scope <= request.scope <= self.widest:", "if False:", "cancels out of place"),
+    Sabotage(
+        ENGINES,
+        "        if self.cancelled:\n            raise _BatchOver",
+        "        if False:\n            raise _BatchOver",
+        "inside the step",
+    ),
+    Sabotage(ENGINES, "        if self.cancelled:\n            return None\n", "", "the step after before_batch"),
+    Sabotage(ENGINES, "for engine in self.partners:", "for engine in (self,):", "a fit cancelled in validation"),
+    Sabotage(
+        ENGINES,
+        "with torch.set_grad_enabled(self.training):\n            try:\n                return super()",
+        "with torch.enable_grad():\n            try:\n                return super()",
+        "no gradients in validation",
+    ),
+    Sabotage(
+        ENGINES,
+        "iterations_done or (state.max",
+        "iterations_done or Engine._is_done(state) or (state.max",
+        "epochs that shrink",
+    ),
+    Sabotage(
+        LEARNER,
+        "TERMINATE_SINGLE_EPOCH, always(self._validate_after_cut)",
+        "TERMINATE_SINGLE_EPOCH, always(lambda iter_counter: None)",
+        "validation after a cancelled epoch",
+    ),
+    Sabotage(
+        LEARNER,
+        "        if self.trainer.cancelled == Scope.FIT:\n            return\n",
+        "",
+        "validation after a cancelled fit",
+    ),
+    Sabotage(LEARNER, "        self._detach_announcement()\n        if", "        if", "VALIDATED once, and last"),
+    Sabotage(LEARNER, "self.model.train(engine.training)", "self.model.train()", "modes"),
+    Sabotage(LEARNER, "        engine.state.max_epochs = None", "        pass", "a fit after one that ended early"),
+    Sabotage(
+        LEARNER,
+        "        self.opt.zero_grad()\n        self._unchecked",
+        "        self._unchecked",
+        "gradients left by the last fit",
+    ),
+    Sabotage("callbacks.py", "return sorted(cbs, ", "return sorted(reversed(list(cbs)), ", "ties by place"),
+    Sabotage(STEPS, "loop.opt.step()\n", "loop.opt.step(), loop.opt.zero_grad()\n", "after_step before zero_grad"),
+    Sabotage(LEARNER, "        self.engine.state.batch = batch", "        pass", "an assigned batch"),
+)
 
 
 def first_scenario_that_differs(sabotage, folder, count=COUNT):
