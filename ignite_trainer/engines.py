@@ -1,7 +1,7 @@
 """The Ignite engine whose handlers may cancel the batch, the epoch or the fit; and factories for raw Ignite use.
 
 Every private name of Ignite that the package touches stands in this file: ``_fire_event``, ``_compare_handlers``,
-``_is_done``, ``_get_data_length`` (pinned by ``tests/test_engines.py``).
+``_is_done``, ``_get_data_length``, ``_event_handlers`` (pinned by ``tests/test_engines.py``).
 """
 
 from __future__ import annotations
@@ -93,6 +93,7 @@ class CancellableEngine(Engine):
         self._epochs: Epochs | None = None
         self._natives: dict[Any, list[Any]] = defaultdict(list)
         self._callback_events: frozenset[Any] = frozenset()
+        self._dispatchers: dict[Any, tuple[int, Any]] = {}
         in_batch = dict.fromkeys((event for event in TrainEvents if _SCOPES[event] is Scope.BATCH), "iteration")
         self.register_events(*TrainEvents, event_to_attr={**in_batch, TrainEvents.VALIDATED: "epoch"})
         self.add_event_handler(Events.STARTED, always(self._begin_run))
@@ -142,6 +143,13 @@ class CancellableEngine(Engine):
         self._fire_event(event)
         if self.cancelled:
             raise _BatchOver from self._request
+
+    def _fire_event(self, event_name: Any, *event_args: Any, **event_kwargs: Any) -> None:
+        """Ignite's, where anyone listens; 0.5.5 formats a debug line for each event, which costs 0.6 µs."""
+        if self._event_handlers[event_name]:
+            super()._fire_event(event_name, *event_args, **event_kwargs)
+        else:
+            self.last_event_name = event_name
 
     def _run_step(self, engine: Engine, batch: Any) -> Any:
         if self.cancelled:
@@ -203,11 +211,21 @@ class CancellableEngine(Engine):
         for name, point in POINTS.items():
             if point.event is not None and (self.training or point.evaluator):
                 super().add_event_handler(point.event, self._guard(point.event, dispatch), name)
+                handlers = self._event_handlers[point.event]
+                self._dispatchers[point.event] = len(handlers) - 1, handlers[-1]
 
     def listen_for(self, points: Iterable[str]) -> None:
-        """Say at which points there are callbacks: an event inside the step to which nobody listens is not fired."""
+        """Say at which points there are callbacks: where there are none, nothing is called for each batch."""
         self._callback_events = frozenset(POINTS[name].event for name in points)
         self._update_listeners()
+        for event in (Events.ITERATION_STARTED, Events.ITERATION_COMPLETED):
+            place, dispatcher = self._dispatchers[event]  # what was attached before it stays for ever
+            handlers = self._event_handlers[event]
+            attached = handlers[place : place + 1] == [dispatcher]
+            if attached and event not in self._callback_events:
+                del handlers[place]
+            elif not attached and event in self._callback_events:
+                handlers.insert(place, dispatcher)
 
     def _update_listeners(self) -> None:
         for event in TrainEvents:

@@ -104,7 +104,8 @@ class TrainStep:
         loop.preds = loop.model(batch[0])
         if engine.predicted:
             engine.announce(_PREDICTED)
-        loop.loss = loop.loss_func(loop.preds, loop.batch[1])
+            batch = loop.batch
+        loop.loss = loop.loss_func(loop.preds, batch[1])
         if engine.loss_computed:
             engine.announce(_LOSS_COMPUTED)
         loop.loss.backward()
@@ -139,10 +140,11 @@ class EvalStep:
         loop.preds = loop.model(batch[0])
         if engine.predicted:
             engine.announce(_PREDICTED)
-        loop.loss = loop.loss_func(loop.preds, loop.batch[1])
+            batch = loop.batch
+        loop.loss = loop.loss_func(loop.preds, batch[1])
         if engine.loss_computed:
             engine.announce(_LOSS_COMPUTED)
-        return loop.preds, loop.batch[1]
+        return loop.preds, batch[1]
 
 
 def as_pair(batch: Any) -> tuple[Any, Any]:

@@ -13,7 +13,7 @@ from torch import nn
 import ignite_trainer
 from ignite_trainer import Learner, TrainEvents, create_trainer
 
-PRIVATE = {"_fire_event", "_compare_handlers", "_is_done", "_get_data_length"}
+PRIVATE = {"_fire_event", "_compare_handlers", "_is_done", "_get_data_length", "_event_handlers"}
 
 
 def engine_of(seen):

@@ -1,0 +1,157 @@
+"""Ranks as torchrun starts them: two real processes run a small program."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ignite_trainer import distributed
+
+ROOT = Path(__file__).parents[1]
+
+
+def torchrun(program, folder, *, n_ranks=2):
+    """Runs a program on ranks; a rank's prints are in the output, each line after its rank."""
+    (folder / "program.py").write_text(program)
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_ranks}"),
+            str(folder / "program.py"),
+        ],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+START = """
+import atexit, gc, os, sys, time, torch
+import torch.distributed as dist
+import ignite.distributed as idist
+from ignite_trainer.distributed import any_rank, barrier, finalize, initialize, is_main, rank, sum_float64, world_size
+"""
+
+
+def test_without_torchrun_there_is_one_rank_and_nothing_to_tell():
+    assert not distributed.initialize()
+    assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
+    tensor = torch.ones(2, requires_grad=True)
+    assert distributed.sum_float64(tensor) is tensor
+    assert [distributed.any_rank(flag) for flag in (True, False)] == [True, False]
+    distributed.barrier()
+    distributed.finalize()
+
+
+@pytest.mark.parametrize("world_size", ["1", None])
+def test_initialize_when_torchrun_started_one_process_makes_no_group(world_size, monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    if world_size is not None:
+        monkeypatch.setenv("WORLD_SIZE", world_size)
+    assert not distributed.initialize()
+    assert not torch.distributed.is_initialized()
+
+
+def test_two_ranks_sum_exactly_agree_and_exit_cleanly(tmp_path):
+    program = """
+assert initialize() and not initialize()
+assert (rank(), world_size(), is_main(), dist.get_backend()) == (dist.get_rank(), 2, dist.get_rank() == 0, "gloo")
+mine = rank()
+
+def check(values, dtype, expected):
+    before = torch.tensor(values[mine], dtype=dtype)
+    total = sum_float64(before)
+    assert torch.equal(before, torch.tensor(values[mine], dtype=dtype)), "the input is left alone"
+    assert total.dtype == expected.dtype and torch.equal(total, expected), (total, expected)
+
+check([[2**62, -5], [2**62 - 1, 3]], torch.int64, torch.tensor([2**63 - 1, -2]))
+check([[2**53, 0.1], [1.0, 0.2]], torch.float64, torch.tensor([2.0**53 + 1, 0.1 + 0.2], dtype=torch.float64))
+check([2.0**24, 1.0], torch.float32, torch.tensor(2.0**24 + 1, dtype=torch.float64))
+check([250, 250], torch.uint8, torch.tensor(500))
+check([[True, False], [True, True]], torch.bool, torch.tensor([2, 1]))
+assert not sum_float64(torch.ones(1, requires_grad=True)).requires_grad
+assert [any_rank(flag) for flag in (False, mine == 0, mine == 1, True)] == [False, True, True, True]
+barrier()
+os.write(1, f"rank {mine} done\\n".encode())
+"""
+    run = torchrun(START + program, tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert sorted(run.stdout.split("\n")) == ["", "rank 0 done", "rank 1 done"]
+
+
+DDP = """
+initialize()
+model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(4, 2))
+for _ in range(2):
+    model(torch.ones(3, 4)).sum().backward()
+"""
+
+
+LEAVE = """
+assert world_size() == idist.get_world_size() == 2
+finalize()
+assert world_size() == idist.get_world_size() == 1
+finalize()
+"""
+
+
+@pytest.mark.parametrize("ending", ["", LEAVE], ids=["by itself", "by finalize"])
+def test_two_ranks_with_a_model_still_alive_leave_without_aborting(ending, tmp_path, soak):
+    for _ in range(20 if soak else 1):
+        run = torchrun(START + DDP + ending, tmp_path)
+        assert run.returncode == 0, run.stderr
+
+
+def test_two_ranks_when_one_raises_end_with_its_error_and_do_not_leave_the_group(tmp_path):
+    program = """
+atexit.register(lambda: is_main() and os.write(1, b"still in the group" if world_size() == 2 else b"left"))
+initialize()
+if is_main():
+    raise RuntimeError("rank 0 has had enough")
+any_rank(False)
+"""
+    run = torchrun(START + program, tmp_path)
+    assert run.returncode == 1
+    assert "rank 0 has had enough" in run.stderr
+    assert run.stdout == "still in the group"
+
+
+def test_initialize_with_an_existing_group_uses_it_and_does_not_leave_it(tmp_path):
+    program = """
+def leave():
+    os.write(1, b"still there\\n" if dist.is_initialized() else b"gone\\n")
+    gc.collect()
+    dist.destroy_process_group()
+
+dist.init_process_group("gloo")
+atexit.register(leave)
+assert not initialize()
+assert any_rank(rank() == 1)
+time.sleep(3 * rank())
+start = time.monotonic()
+assert idist.get_rank() == rank()
+assert time.monotonic() - start < 2, "Ignite knows the group already, and asks nobody"
+"""
+    run = torchrun(START + program, tmp_path)
+    assert (run.returncode, run.stdout) == (0, "still there\n" * 2), run.stderr
+
+
+def test_rank_asked_by_one_rank_alone_answers_where_ignite_waits_for_the_others(tmp_path):
+    program = """
+dist.init_process_group("gloo")
+start = time.monotonic()
+assert rank() == dist.get_rank() and is_main() == (dist.get_rank() == 0)
+ours = time.monotonic() - start
+time.sleep(3 * rank())
+start = time.monotonic()
+assert idist.get_rank() == rank()
+if is_main():
+    print(ours < 1, time.monotonic() - start > 1)
+finalize()
+"""
+    run = torchrun(START + program, tmp_path)
+    # once Ignite no longer waits, rank() can ask it
+    assert run.stdout.split() == ["True", "True"], run.stderr
