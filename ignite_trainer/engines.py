@@ -208,11 +208,16 @@ class CancellableEngine(Engine):
 
     def attach_points(self, dispatch: Callable[[str], None]) -> None:
         """Call ``dispatch(point)`` at each point of this engine, before all handlers that are attached later."""
+        self._natives.clear()  # what is attached so far is the learner's own
         for name, point in POINTS.items():
             if point.event is not None and (self.training or point.evaluator):
                 super().add_event_handler(point.event, self._guard(point.event, dispatch), name)
                 handlers = self._event_handlers[point.event]
                 self._dispatchers[point.event] = len(handlers) - 1, handlers[-1]
+
+    def natives(self, event: Any) -> list[Any]:
+        """The handlers that were attached to an event after the points, in their order."""
+        return list(self._natives[event])
 
     def listen_for(self, points: Iterable[str]) -> None:
         """Say at which points there are callbacks: where there are none, nothing is called for each batch."""

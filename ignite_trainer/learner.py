@@ -25,6 +25,7 @@ from .metrics import Accuracy, Loss, attach_metric, metrics_from
 from .models import modes_kept
 from .optim import check_optimizer
 from .steps import EvalStep, Size, Step, TrainStep, loss_size_of, preparation
+from .timeline import timeline
 
 __all__ = ["Learner", "fit"]
 
@@ -119,7 +120,7 @@ class Learner:
         self.epochs: range = range(0)
         self.history: list[dict[str, float]] = []
         self.stop_reason = ""
-        self._methods: dict[str, list[Callable[[Learner], None]]] = {}
+        self._methods: dict[str, list[tuple[Any, Callable[[Learner], None]]]] = {}
         self._in_fit = False
 
         prepare = preparation(self.device, prepare_batch)
@@ -255,6 +256,10 @@ class Learner:
         """Call a method of that name, a point or one's own, on every callback that has it."""
         run_cbs(self.cbs, method_name, self)
 
+    def timeline(self) -> str:
+        """What runs when in a fit of this learner, in order: a table of engine, event, point, and who."""
+        return timeline(self)
+
     @property
     def batch(self) -> Any:
         """The running engine's ``state.batch``: the loader's own up to before_batch, then ``(x, y)`` on the device."""
@@ -277,6 +282,11 @@ class Learner:
         return self._folder
 
     @property
+    def validates(self) -> bool:
+        """Whether there is a validation loader."""
+        return self._valid_dl is not None
+
+    @property
     def monitors(self) -> list[str]:
         """The keys of a history row, which is what can be monitored."""
         valid = [] if self._valid_dl is None else ["valid_loss", *(f"valid_{name}" for name in self.metrics)]
@@ -286,24 +296,24 @@ class Learner:
 
     @contextmanager
     def _fitting(self) -> Iterator[None]:
-        """In here cancels of the fit are caught; at the end ``cleanup_fit`` is called, whatever happens."""
+        """In here cancels of the fit are caught; at the end ``cleanup_fit`` is called on each callback that has it."""
         self._gather_methods()
-        self._in_fit = True
-        self.trainer.widest = self.evaluator.widest = Scope.FIT
         error: BaseException | None = None
-        try:
-            yield
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            self._in_fit = False
-            self._detach_announcement()
-            self.trainer.widest = self.evaluator.widest = Scope.EPOCH
-            with ExitStack() as stack:  # each is called, even if another raises
-                for cb in reversed(in_order(self.cbs)):
-                    if hasattr(cb, "cleanup_fit"):
-                        stack.callback(cb.cleanup_fit, self, error)
+        with ExitStack() as stack:  # calls them all, even if one raises
+            for cb in reversed(in_order(self.cbs)):
+                if hasattr(cb, "cleanup_fit"):
+                    stack.push(lambda *raised, cb=cb: cb.cleanup_fit(self, error))
+            self._in_fit = True
+            self.trainer.widest = self.evaluator.widest = Scope.FIT
+            try:
+                yield
+            except BaseException as raised:
+                error = raised
+                raise
+            finally:
+                self._in_fit = False
+                self._detach_announcement()
+                self.trainer.widest = self.evaluator.widest = Scope.EPOCH
 
     def _run(self, engine: CancellableEngine, dl: Any, n_epochs: int) -> None:
         if not self._in_fit:
@@ -320,7 +330,7 @@ class Learner:
     def _gather_methods(self) -> None:
         """Find, once, which callback has a method at which point, in order."""
         cbs = in_order(self.cbs)
-        self._methods = {name: [getattr(cb, name) for cb in cbs if hasattr(cb, name)] for name in POINTS}
+        self._methods = {name: [(cb, getattr(cb, name)) for cb in cbs if hasattr(cb, name)] for name in POINTS}
         for engine in (self.trainer, self.evaluator):
             self._listen(engine)
 
@@ -329,13 +339,13 @@ class Learner:
         engine.listen_for({name for name, methods in self._methods.items() if methods} | checks)
 
     def _dispatch(self, point: str) -> None:
-        for method in self._methods[point]:
+        for cb, method in self._methods[point]:
             try:
                 method(self)
             except CancelException:
                 raise
             except Exception as error:
-                self.engine.annotate(error, f"{type(getattr(method, '__self__', method)).__name__}.{point}")
+                self.engine.annotate(error, f"{type(cb).__name__}.{point}")
                 raise
 
     def _begin_epoch(self, engine: CancellableEngine) -> None:
