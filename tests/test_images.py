@@ -7,9 +7,10 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 
 from ignite_trainer.data import images
-from ignite_trainer.data.images import fashion_mnist, mnist
+from ignite_trainer.data.images import fashion_mnist, image_folder, mnist
 
 NAMES = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]
 
@@ -140,3 +141,16 @@ def test_download_when_there_is_no_network_says_what_to_do_and_why(tmp_path):
     message, cause = result.stdout.split("|")
     assert f"and the download failed; put the four gz files of MNIST into {tmp_path}" in message
     assert "Error downloading train-images-idx3-ubyte.gz" in cause
+
+
+def test_image_folder_has_a_class_a_folder(tmp_path):
+    for name in ("dog", "cat"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (4, 3), color=200).save(tmp_path / name / "1.png")
+    dataset = image_folder(tmp_path, transform=lambda image: (image.mode, image.size))
+    assert (dataset.classes, list(dataset)) == (["cat", "dog"], [(("RGB", (4, 3)), 0), (("RGB", (4, 3)), 1)])
+
+
+def test_image_folder_when_there_is_none_says_what_it_takes(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"takes a folder .* for each class; {tmp_path}/nowhere is no folder"):
+        image_folder(tmp_path / "nowhere")

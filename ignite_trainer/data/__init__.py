@@ -1,6 +1,9 @@
-"""Data: orders, loaders and images."""
+"""Data: orders, loaders and datasets of images."""
 
+from .csv_images import CSVImages as CSVImages
+from .glyphs import glyphs as glyphs
 from .images import fashion_mnist as fashion_mnist
+from .images import image_folder as image_folder
 from .images import mnist as mnist
 from .loaders import DataLoaders as DataLoaders
 from .loaders import random_split as random_split

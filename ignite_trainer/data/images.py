@@ -1,4 +1,4 @@
-"""Datasets of images: Fashion-MNIST and MNIST from wherever they lie, checked byte for byte."""
+"""Datasets of images: Fashion-MNIST and MNIST from wherever they lie, checked byte for byte, and folders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from urllib.error import URLError
 from ..vision import import_torchvision
 
 if TYPE_CHECKING:
-    from torchvision.datasets import MNIST, FashionMNIST
+    from torchvision.datasets import MNIST, FashionMNIST, ImageFolder
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
@@ -100,6 +100,24 @@ def mnist(
     hint = f"put the four gz files of MNIST into {root}"
     _prepare(dataset, root, _MNIST, [root / "MNIST" / "raw", root], hint, download)
     return dataset(root, train=True, transform=transform), dataset(root, train=False, transform=transform)
+
+
+def image_folder(
+    root: str | Path,
+    transform: Callable[[Any], Any] | None = None,  # from a PIL image to whatever the model takes
+) -> ImageFolder:
+    """Images in a folder for each class: torchvision's ``ImageFolder``, whose items are (image, class number).
+
+    Args:
+        root: the folder of the folders; their names, sorted, are ``.classes``.
+        transform: called with each image, an RGB PIL image; None: the PIL image itself.
+
+    Raises:
+        FileNotFoundError: there is no such folder, no folder in it, or one without an image.
+    """
+    if not Path(root).is_dir():
+        raise FileNotFoundError(f"image_folder takes a folder that has one folder for each class; {root} is no folder")
+    return import_torchvision().datasets.ImageFolder(root, transform=transform)
 
 
 def _prepare(

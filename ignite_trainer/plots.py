@@ -1,0 +1,95 @@
+"""Pictures of images in a grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+_INCHES = 2.0  # a cell: 25 images fill the documents' 10×10 inches
+
+
+def show_images(
+    images: Any,  # Any: tensors, arrays and PIL images, or sequences of them
+    labels: Sequence[Any] | Tensor | None = None,
+    *,
+    rows: int | None = None,
+    cols: int | None = None,
+) -> Figure:
+    """A grid of images, each with its label as title: a matplotlib Figure, to save or to show in a notebook.
+
+    No window is opened and pyplot is not touched, so it works without a display; ``figure.savefig(path)`` writes it.
+    Grey images are spread from their darkest to their brightest value, so normalised ones are shown as well; colour
+    images with floats outside 0 to 1 likewise.
+
+    Args:
+        images: (N, H, W), (N, 1, H, W) or (N, 3, H, W), tensor or array, or a sequence of N such images or PIL images.
+        labels: N titles, numbers or names; None: no titles.
+        rows: of the grid; None: as many as the images need.
+        cols: of the grid; None: as many as the images need, and as near to a square as they allow if both are None.
+
+    Raises:
+        ValueError: there are no images, not as many labels, not enough cells, or an image has another shape.
+
+    >>> import torch
+    >>> figure = show_images(torch.rand(25, 1, 28, 28), torch.arange(25))
+    >>> figure.get_size_inches().tolist(), figure.axes[7].get_title()
+    ([10.0, 10.0], '7')
+    """
+    from matplotlib.figure import Figure
+
+    pictures = [_picture(image) for image in images]
+    if not pictures:
+        raise ValueError("show_images needs at least one image; got none")
+    titles = [""] * len(pictures) if labels is None else [_title(label) for label in labels]
+    if len(titles) != len(pictures):
+        raise ValueError(f"every image has one label; got {len(pictures)} images and {len(titles)} labels")
+    rows, cols = _grid(len(pictures), rows, cols)
+    figure = Figure(figsize=(_INCHES * cols, _INCHES * rows), layout="tight")
+    axes = figure.subplots(rows, cols, squeeze=False).ravel()
+    for ax, picture, title in zip(axes, pictures, titles, strict=False):
+        ax.imshow(picture, cmap="gray")
+        ax.set_title(title)
+    for ax in axes:
+        ax.axis("off")
+    return figure
+
+
+def _grid(n_images: int, rows: int | None, cols: int | None) -> tuple[int, int]:
+    """(rows, columns) with a cell for every image."""
+    given = [number for number in (rows, cols) if number is not None]
+    if any(number < 1 for number in given) or (len(given) == 2 and math.prod(given) < n_images):
+        raise ValueError(
+            f"{n_images} images need as many cells; got rows={rows!r}, cols={cols!r}: leave one of them out"
+        )
+    if cols is None:
+        cols = math.ceil(math.sqrt(n_images)) if rows is None else math.ceil(n_images / rows)
+    return (math.ceil(n_images / cols) if rows is None else rows), cols
+
+
+def _picture(image: Any) -> NDArray[Any]:
+    """(H, W) or (H, W, 3), as matplotlib takes it."""
+    array = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
+    if array.ndim == 3 and array.shape[0] in (1, 3):
+        array = array.transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (3, 4)):
+        raise ValueError(f"an image is (H, W), (1, H, W) or (3, H, W), grey or colour; got shape {array.shape!r}")
+    low, high = array.min(), array.max()
+    if array.ndim == 3 and array.dtype.kind == "f" and (low < 0 or high > 1):
+        array = (array - low) / max(high - low, 1e-9)  # a constant image has no range
+    return array
+
+
+def _title(label: Any) -> str:
+    if hasattr(label, "item"):
+        label = label.item()
+    return f"{label:g}" if isinstance(label, float) else str(label)
