@@ -2,10 +2,13 @@
 
 from .callbacks import Callback as Callback
 from .callbacks import run_cbs as run_cbs
+from .data import CSVImages as CSVImages
 from .data import DataLoaders as DataLoaders
 from .data import SampleLoader as SampleLoader
 from .data import TensorLoader as TensorLoader
 from .data import fashion_mnist as fashion_mnist
+from .data import glyphs as glyphs
+from .data import image_folder as image_folder
 from .data import mnist as mnist
 from .data import random_split as random_split
 from .engines import CancellableEngine as CancellableEngine
@@ -25,6 +28,11 @@ from .learner import fit as fit
 from .metrics import Accuracy as Accuracy
 from .metrics import Loss as Loss
 from .metrics import accuracy as accuracy
+from .optim import one_cycle as one_cycle
+from .optim import param_groups as param_groups
+from .optim import warmup_cosine as warmup_cosine
+from .plots import curves as curves
+from .plots import show_images as show_images
 from .steps import EvalStep as EvalStep
 from .steps import TrainStep as TrainStep
 from .version import __version__ as __version__

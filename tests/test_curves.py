@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from ignite_trainer.plots_curves import curves
+from ignite_trainer.plots import curves
 
 NAN = float("nan")
 
@@ -92,7 +92,7 @@ def test_curves_with_nothing_to_draw_is_refused(history):
 def test_curves_does_not_import_pyplot_nor_matplotlib_before_it_is_called(tmp_path):
     program = """
 import sys
-from ignite_trainer.plots_curves import curves
+from ignite_trainer.plots import curves
 assert "matplotlib" not in sys.modules
 curves([{"epoch": 0, "train_loss": 1.0}]).savefig(sys.argv[1])
 assert "matplotlib.pyplot" not in sys.modules
