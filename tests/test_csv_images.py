@@ -72,8 +72,8 @@ def test_first_row_when_its_file_has_an_odd_name_is_no_header(write, tmp_path):
 def test_columns_blanks_spaces_quotes_and_a_byte_order_mark_are_read(write, tmp_path):
     write([["a, b.png"]])
     table = tmp_path / "excel.csv"
-    table.write_bytes('\ufeff1,left ,"a, b.png"\r\n\r\n2,right,"a, b.png" \r\n'.encode())
-    dataset = CSVImages(table, tmp_path, path_column=2)
+    table.write_bytes('\ufeff"a, b.png",1,left \r\n\r\n"a, b.png" ,2,right\r\n'.encode())
+    dataset = CSVImages(table, tmp_path, label_column=2)
     assert (dataset.classes, len(dataset)) == (["left", "right"], 2)
 
 
@@ -102,6 +102,18 @@ def test_image_of_any_mode_is_read_with_all_its_bits(image, mode, tensor, tmp_pa
     read, _ = CSVImages(tmp_path / "table.csv", tmp_path, transforms.ToTensor())[0]
     expected = transforms.ToTensor()(image.convert("RGB")) if tensor is None else tensor
     assert torch.equal(read, expected)
+
+
+def test_image_of_floats_keeps_them(tmp_path):
+    Image.fromarray(GREY.astype(np.float32) / 7).save(tmp_path / "a.tiff")
+    (tmp_path / "table.csv").write_text("a.tiff,0\n")
+    read, _ = CSVImages(tmp_path / "table.csv", tmp_path, transforms.ToTensor())[0]
+    assert torch.equal(read[0], torch.from_numpy(GREY.astype(np.float32) / 7))
+
+
+def test_columns_when_others_are_named_are_read(write, tmp_path):
+    dataset = CSVImages(write([["dog", 5, "a.png"], ["cat", 6, "b.png"]]), tmp_path, path_column=2, label_column=0)
+    assert (dataset.paths[0], dataset.targets.tolist()) == (tmp_path / "a.png", [1, 0])
 
 
 def test_palette_with_transparency_is_read_without_a_warning(tmp_path):

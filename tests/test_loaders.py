@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, TensorDataset, get_worker_info
 from torch.utils.data import random_split as torch_random_split
 
 from ignite_trainer.data.images import fashion_mnist
@@ -25,6 +25,13 @@ class ByItem(Dataset):
 
     def __getitem__(self, index):
         return self.x[index], self.y[index]
+
+
+class WorkerNumbers(ByItem):
+    """Which worker made the item."""
+
+    def __getitem__(self, index):
+        return get_worker_info().id
 
 
 def assert_equal_batches(first, second):
@@ -96,11 +103,39 @@ def test_batch_size_0_is_refused(sizes):
             make()
 
 
-def test_only_training_has_equal_batches_on_ranks_and_only_it_is_transformed():
-    dls = DataLoaders.from_tensors((X[:5], Y[:5]), (X[:5], Y[:5]), 4, transform=lambda x, generator: x - 5)
+@pytest.mark.parametrize(
+    "dls",
+    [
+        DataLoaders.from_tensors((X[:5], Y[:5]), (X[:5], Y[:5]), 4),
+        DataLoaders.from_datasets(TensorDataset(X[:5]), TensorDataset(X[:5]), 4),
+        DataLoaders.from_datasets(ByItem(X[:5], Y), ByItem(X[:5], Y), 4),
+    ],
+    ids=["tensors", "whole", "items"],
+)
+def test_only_training_has_equal_batches_on_ranks(dls):
     for each in dls:
         each.shard(1, 2)
-    assert (len(dls.train), len(dls.valid)) == (2, 1)
+    assert (len(list(dls.train)), len(list(dls.valid))) == (2, 1)
+
+
+def test_validation_may_be_left_out():
+    for dls in (DataLoaders.from_tensors((X, Y)), DataLoaders.from_datasets(ByItem(X, Y))):
+        assert dls.valid is None
+
+
+def test_workers_read_both_sets():
+    dls = DataLoaders.from_datasets(WorkerNumbers(X, Y), WorkerNumbers(X, Y), 12, num_workers=2)
+    assert [[set(numbers.tolist()) for numbers in each] for each in dls] == [[{0}, {1}]] * 2
+
+
+@pytest.mark.parametrize("seed_samples", [True, False])
+def test_samples_are_seeded_unless_asked_not_to(seed_samples):
+    dls = DataLoaders.from_datasets(ByItem(X, Y), ByItem(X, Y), seed_samples=seed_samples)
+    assert [each.identity()["seed_samples"] for each in dls] == [seed_samples] * 2
+
+
+def test_only_training_is_transformed():
+    dls = DataLoaders.from_tensors((X, Y), (X, Y), 4, transform=lambda x, generator: x - 5)
     assert all((x < 0).all() for x, _ in dls.train)
     assert all((x >= 0).all() for x, _ in dls.valid)
 
@@ -114,7 +149,7 @@ def test_random_split_is_torchs_with_a_generator_of_its_own(lengths):
     assert [part.indices for part in parts] == [part.indices for part in reference]
 
 
-@pytest.mark.parametrize("lengths", [[18, 6], [0.8, 0.3], [], [24, -1]])
+@pytest.mark.parametrize("lengths", [[18, 6], [0.8, 0.3], [0.5, 0.5 + 1e-12], [], [24, -1]])
 def test_random_split_when_lengths_do_not_add_up_says_to_what(lengths):
     with pytest.raises(ValueError, match=r"lengths add to the number of samples, 23, or as fractions to 1; got \["):
         random_split(Y, lengths)

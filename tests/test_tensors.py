@@ -104,12 +104,19 @@ def test_datasets_that_make_their_items_otherwise_are_not_whole(fashion_mnist_ro
         def __getitem__(self, index):
             return (*super().__getitem__(index), index)
 
+    class FirstTen(FashionMNIST):
+        raw_folder = WithIndex.raw_folder
+
+        def __len__(self):
+            return 10
+
     class Doubled(TensorDataset):
         def __getitem__(self, index):
             return tuple(2 * tensor for tensor in super().__getitem__(index))
 
     target = FashionMNIST(fashion_mnist_root, train=False, target_transform=lambda label: -label)
-    others = [WithIndex(fashion_mnist_root, train=False), Doubled(torch.arange(3)), target, [1, 2, 3], object()]
+    others = [each(fashion_mnist_root, train=False) for each in (WithIndex, FirstTen)]
+    others += [Doubled(torch.arange(3)), target, [1, 2, 3], object()]
     assert [whole_tensors(dataset) for dataset in others] == [None] * len(others)
 
 
