@@ -20,9 +20,13 @@ from .events import CancelBatchException as CancelBatchException
 from .events import CancelEpochException as CancelEpochException
 from .events import CancelFitException as CancelFitException
 from .events import TrainEvents as TrainEvents
+from .handlers import EMA as EMA
 from .handlers import EarlyStopping as EarlyStopping
+from .handlers import NaNGuard as NaNGuard
 from .handlers import Progress as Progress
+from .handlers import Schedule as Schedule
 from .handlers import TensorBoard as TensorBoard
+from .handlers import TimeLimit as TimeLimit
 from .learner import Learner as Learner
 from .learner import fit as fit
 from .metrics import Accuracy as Accuracy

@@ -20,7 +20,8 @@ from torch import nn
 
 from .epochs import Epochs, check_loader
 from .events import POINTS, CancelBatchException, CancelException, Scope, TrainEvents
-from .steps import EvalStep, Loop, Step, TrainStep, preparation
+from .gradients import check_gradient_options, window_for
+from .steps import EvalStep, Loop, Step, TrainStep, autocast_for, loss_size_of, preparation
 
 __all__ = ["CancellableEngine", "always", "create_evaluator", "create_trainer"]
 
@@ -100,6 +101,9 @@ class CancellableEngine(Engine):
         self.add_event_handler(Events.EPOCH_STARTED, always(self._begin_epoch))
         self.add_event_handler(Events.EPOCH_COMPLETED, always(self._finish_loader))
         self.add_event_handler(Events.TERMINATE_SINGLE_EPOCH, always(self._drop_loader))
+        if isinstance(step, TrainStep) and step.window is not None:  # its windows end with the epochs
+            self.add_event_handler(Events.EPOCH_STARTED, always(step.window.reset))
+            self.add_event_handler(Events.EPOCH_COMPLETED, always(step.window.flush), loop)
 
     # ---- running -------------------------------------------------------------------------------------------------
 
@@ -327,11 +331,15 @@ def create_trainer(
     *,
     device: Any = None,
     prepare_batch: Callable[[Any], Any] | None = None,
+    precision: str = "fp32",
+    accumulate: int = 1,
+    clip_norm: float | None = None,
 ) -> CancellableEngine:
     """An engine that trains a model, for people with Ignite handlers of their own and no learner.
 
-    As ``ignite.engine.create_supervised_trainer``; besides, its handlers may cancel, ``TrainEvents`` are fired, and
-    the model is put into training mode once an epoch. ``state.output`` is the detached loss.
+    As ``ignite.engine.create_supervised_trainer``; besides, its handlers may cancel, ``TrainEvents`` are fired, windows
+    of several batches are exact, and the model is put into training mode once an epoch. ``state.output`` is the
+    detached loss.
 
     Args:
         model: moved to ``device``.
@@ -339,8 +347,13 @@ def create_trainer(
         loss_fn: (preds, y) → a 0-d tensor.
         device: None leaves the model and the batches where they are.
         prepare_batch: a batch of the loader → ``(x, y)``; None: it is that pair.
+        precision, accumulate, clip_norm: as for ``Learner``.
     """
-    return _create_engine(Loop(model, loss_fn, optimizer), TrainStep, device, prepare_batch)
+    check_gradient_options(accumulate, clip_norm)
+    place = torch.device(device or "cpu")
+    window = window_for(place, loss_size_of(loss_fn), precision=precision, accumulate=accumulate, clip_norm=clip_norm)
+    step = TrainStep(preparation(place, prepare_batch), autocast_for(precision, place), window)
+    return _create_engine(Loop(model, loss_fn, optimizer), step, device, training=True)
 
 
 def create_evaluator(
@@ -349,6 +362,7 @@ def create_evaluator(
     *,
     device: Any = None,
     prepare_batch: Callable[[Any], Any] | None = None,
+    precision: str = "fp32",
 ) -> CancellableEngine:
     """An engine that evaluates a model without gradients; ``state.output`` is ``(preds, y)``, as Ignite's metrics want.
 
@@ -357,14 +371,16 @@ def create_evaluator(
         loss_fn: (preds, y) → a 0-d tensor.
         device: None leaves the model and the batches where they are.
         prepare_batch: a batch of the loader → ``(x, y)``; None: it is that pair.
+        precision: as for ``Learner``.
     """
-    return _create_engine(Loop(model, loss_fn), EvalStep, device, prepare_batch)
+    place = torch.device(device or "cpu")
+    step = EvalStep(preparation(place, prepare_batch), autocast_for(precision, place))
+    return _create_engine(Loop(model, loss_fn), step, device, training=False)
 
 
-def _create_engine(loop: Loop, step: Any, device: Any, prepare_batch: Any) -> CancellableEngine:
+def _create_engine(loop: Loop, step: Step, device: Any, *, training: bool) -> CancellableEngine:
     if device is not None:
         loop.model.to(device)
-    prepare = preparation(torch.device(device or "cpu"), prepare_batch)
-    engine = loop.engine = CancellableEngine(step(prepare), loop, training=step is TrainStep)
-    engine.add_event_handler(Events.EPOCH_STARTED, always(lambda: loop.model.train(engine.training)))
+    engine = loop.engine = CancellableEngine(step, loop, training=training)
+    engine.add_event_handler(Events.EPOCH_STARTED, always(lambda: loop.model.train(training)))
     return engine

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
@@ -21,10 +22,11 @@ from .devices import pick_device
 from .engines import CancellableEngine, always
 from .epochs import check_loader, pair_of_loaders
 from .events import POINTS, CancelException, Scope, TrainEvents
+from .gradients import check_gradient_options, window_for
 from .metrics import Accuracy, Loss, attach_metric, metrics_from
 from .models import modes_kept
 from .optim import check_optimizer
-from .steps import EvalStep, Size, Step, TrainStep, loss_size_of, preparation
+from .steps import EvalStep, Size, Step, TrainStep, autocast_for, loss_size_of, on_device, preparation
 from .timeline import timeline
 
 __all__ = ["Learner", "fit"]
@@ -46,8 +48,14 @@ class Learner:
         cbs: callbacks; may be changed between fits.
         opt_func: (parameters, lr) → an optimizer, anything with ``step`` and ``zero_grad``; made anew at every fit.
         optimizer: an optimizer over the model's parameters, kept over fits, instead of ``lr`` and ``opt_func``.
+        param_groups: groups for ``opt_func`` instead of the model's parameters: a list of dicts, or a function model →
+            such a list; ``lr`` may then be left out, where each has its own.
         metrics: name → function (preds, y) → mean over the batch, or an Ignite metric; computed in validation.
         device: None: cuda, else mps, else cpu.
+        precision: "fp32"; "bf16" or "fp16" run model and loss in autocast, "fp16" with scaled gradients.
+        accumulate: batches in one optimizer step, which equals that of one large batch.
+        clip_norm: the largest total norm of the gradients of a step; None: any.
+        compile: compile the model, ``model.compile()``; the first batches then take a while.
         prepare_batch: a batch of the loader → ``(x, y)``.
         step: a training step of one's own, called with the learner (see ``TrainStep``).
         loss_size: (preds, y) → how many samples a batch's loss stands for; None: known for cross-entropy and NLL, else
@@ -59,6 +67,7 @@ class Learner:
         batch, preds, loss: of the batch that is running; callbacks may assign them.
         opt, dl, epochs, n_epochs: optimizer, loader, range of epochs and number of epochs of this fit.
         engine: the engine that is running, or ran last.
+        validating: whether a fit's own validation is running.
         stop_reason: why the last fit ended before its time, in one line; empty if it did not.
         history: a dict for each epoch of this fit: epoch, step, train_loss, valid_loss, valid_<metric>, lr, seconds.
 
@@ -97,18 +106,22 @@ class Learner:
         loss_size: Size | None = None,
         folder: str | Path | None = None,
     ):
-        if (lr is None) == (optimizer is None):
-            given = "neither" if lr is None else "both"
+        if (optimizer is None and lr is None and param_groups is None) or (optimizer is not None and lr is not None):
+            given = "neither" if optimizer is None else "both"
             raise ValueError(f"a Learner needs lr, for opt_func, or optimizer, an instance; got {given}")
-        if (param_groups, precision, accumulate, clip_norm, compile) != (None, "fp32", 1, None, False):
-            raise NotImplementedError("param_groups, precision, accumulate, clip_norm and compile come later")
+        if optimizer is not None and param_groups is not None:
+            raise ValueError("param_groups are for opt_func; the optimizer given has groups already: leave them out")
+        check_gradient_options(accumulate, clip_norm)
         self.device = pick_device(device)
         self.model = model.to(self.device)
         self.dls, (self._train_dl, self._valid_dl) = dls, pair_of_loaders(dls)
         self.loss_func, self.lr, self.cbs, self.opt_func = loss_func, lr, list(cbs), opt_func
-        self._optimizer = optimizer
+        self._optimizer, self._param_groups, self.accumulate = optimizer, param_groups, accumulate
         if optimizer is not None:
             check_optimizer(optimizer, model)
+        self.compiled = compile
+        if compile:
+            model.compile()
         self._folder = None if folder is None else Path(folder)
         self.metrics = metrics_from(metrics)
 
@@ -120,16 +133,27 @@ class Learner:
         self.epochs: range = range(0)
         self.history: list[dict[str, float]] = []
         self.stop_reason = ""
+        self.validating = False
         self._methods: dict[str, list[tuple[Any, Callable[[Learner], None]]]] = {}
         self._in_fit = False
 
-        prepare = preparation(self.device, prepare_batch)
-        train_step = TrainStep(prepare) if step is None else _counting(step)
-        self.trainer = CancellableEngine(train_step, self, training=True)
-        self.evaluator = CancellableEngine(EvalStep(prepare), self, training=False)
+        size = loss_size or loss_size_of(loss_func)
+        prepare, autocast = preparation(self.device, prepare_batch), autocast_for(precision, self.device)
+        window = window_for(self.device, size, precision=precision, accumulate=accumulate, clip_norm=clip_norm)
+        if step is None:
+            step = TrainStep(prepare, autocast, window)
+        elif window is not None or autocast is not None:
+            warnings.warn(
+                "precision, accumulate and clip_norm belong to TrainStep; a step of one's own does that itself, so "
+                "they have no effect here",
+                stacklevel=2,
+            )
+        self.trainer = CancellableEngine(step if isinstance(step, TrainStep) else _counting(step), self, training=True)
+        self._eval_step = EvalStep(prepare, autocast)
+        self.evaluator = CancellableEngine(self._eval_step, self, training=False)
         self.trainer.partners = self.evaluator.partners = (self.trainer, self.evaluator)
         self.engine = self.trainer
-        self._attach_handlers(loss_size or loss_size_of(loss_func))
+        self._attach_handlers(size)
 
     def _attach_handlers(self, size: Size) -> None:
         """What runs at each event before anybody else's: bookkeeping, sums and metrics, callbacks, validation."""
@@ -210,12 +234,13 @@ class Learner:
         Args:
             dl: batches ``(x, y)``, of which y is not used, or of x alone.
         """
-        outputs = []
+        outputs, step = [], self._eval_step
         with modes_kept(self.model), torch.no_grad():
             self.model.eval()
             for batch in dl:
-                x = batch if isinstance(batch, Tensor) else self.evaluator.step.prepare(batch)[0]  # type: ignore[attr-defined]
-                outputs.append(self.model(x.to(self.device)).cpu())
+                x = on_device(batch, self.device) if isinstance(batch, Tensor) else step.prepare(batch)[0]
+                with step.autocast:
+                    outputs.append(self.model(x).cpu())
         if not outputs:
             raise ValueError("a loader gives at least one batch; the one given to predict gave none")
         return torch.cat(outputs)
@@ -311,7 +336,7 @@ class Learner:
                 error = raised
                 raise
             finally:
-                self._in_fit = False
+                self._in_fit = self.validating = False
                 self._detach_announcement()
                 self.trainer.widest = self.evaluator.widest = Scope.EPOCH
 
@@ -323,6 +348,13 @@ class Learner:
         engine.state.max_epochs = None  # a run from the start, also after one that ended early
         try:
             engine.run(dl, max_epochs=n_epochs)
+        except Exception as error:
+            if self.compiled and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise RuntimeError(
+                    "compile=True needs a compiler that works, such as g++ for the CPU; "
+                    f"torch said {type(error).__name__}: leave it out, or install one"
+                ) from error
+            raise
         finally:
             if engine is self.evaluator and self.trainer.running:
                 self.engine, self.dl = before
@@ -361,7 +393,9 @@ class Learner:
             return
         if self._in_fit:
             if self._valid_dl is not None:
+                self.validating = True
                 self._results = self._evaluate(self._valid_dl)
+                self.validating = False
             if self.trainer.cancelled != Scope.FIT:
                 self.history.append(self._row())
                 self.trainer.add_event_handler(Events.EPOCH_COMPLETED, always(self._announce_validated))  # the last
@@ -416,7 +450,10 @@ class Learner:
     def _make_optimizer(self) -> Any:
         if self._optimizer is not None:
             return self._optimizer
-        return self.opt_func(self.model.parameters(), self.lr)
+        groups = self.model.parameters() if self._param_groups is None else self._param_groups
+        if callable(groups):
+            groups = groups(self.model)
+        return self.opt_func(groups) if self.lr is None else self.opt_func(groups, self.lr)
 
 
 def fit(

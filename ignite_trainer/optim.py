@@ -173,35 +173,22 @@ def warmup_cosine(
     return LRSchedule("warmup_cosine", _warmup_cosine, {**warmup, "final_factor": final_factor})
 
 
-def lr_factor(function: Callable[[int], float]) -> Callable[[torch.optim.Optimizer], LRScheduler]:
-    """A schedule from a plain function: step i is taken with ``function(i)`` times each group's rate.
-
-    Args:
-        function: from the steps taken so far, 0 before the first, to a factor (not to a rate).
-
-    >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
-    >>> scheduler = lr_factor(lambda step: 1 / (step + 2))(optimizer)
-    >>> optimizer.param_groups[0]["lr"]
-    0.25
-    """
-    return lambda optimizer: lr_scheduler.LambdaLR(optimizer, function)
-
-
 def build_scheduler(
-    schedule: LRSchedule | Callable[[torch.optim.Optimizer], LRScheduler],
+    schedule: LRSchedule | Callable[[torch.optim.Optimizer], LRScheduler] | Callable[[int], float],
     optimizer: torch.optim.Optimizer,
     n_steps: int | None,
 ) -> LRScheduler:
     """The torch scheduler of an optimizer, which at once sets the first step's rates.
 
     Args:
-        schedule: a `LRSchedule`, or a function from the optimizer to a scheduler that is stepped without arguments.
+        schedule: a `LRSchedule`; a function from the optimizer to a scheduler; or a function from the steps taken so
+            far, 0 before the first, to a factor of each group's rate.
         optimizer: a torch optimizer.
         n_steps: optimizer steps of the whole run; None if unknown, which only a `LRSchedule` minds.
 
     Raises:
         ValueError: a `LRSchedule` and an unknown number of steps.
-        TypeError: anything that does not give a scheduler, or gives `ReduceLROnPlateau`, which is stepped with a value.
+        TypeError: anything that gives neither a scheduler nor a factor.
 
     >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
     >>> build_scheduler(lambda optimizer: lr_scheduler.StepLR(optimizer, 30), optimizer, n_steps=None).step_size
@@ -211,21 +198,30 @@ def build_scheduler(
         if n_steps is None:
             raise ValueError(f"{schedule} needs the run's number of steps, so a training loader with a length")
         return schedule(optimizer, n_steps)
-    rule = "a schedule is one_cycle(...), warmup_cosine(...) or a function from the optimizer to its torch scheduler"
-    way_out = "a function from the step to a factor goes into lr_factor(...)"
     if not callable(schedule) or isinstance(schedule, LRScheduler):
-        raise TypeError(f"{rule}; got {schedule!r}")
-    try:
-        scheduler = schedule(optimizer)
-    except TypeError as error:  # what lambda step: 0.9**step does to an optimizer
-        raise TypeError(f"{rule}; {schedule!r} raised {error}; {way_out}") from error
-    if not isinstance(scheduler, LRScheduler):
-        raise TypeError(f"{rule}; {schedule!r} gave {scheduler!r}; {way_out}")
-    if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
         raise TypeError(
-            f"{rule}, stepped by time alone; ReduceLROnPlateau is stepped with a value, by a callback of yours"
+            "a schedule is one_cycle(...), warmup_cosine(...), a function from the optimizer to its torch scheduler or "
+            f"a function from the steps taken to a factor; got {schedule!r}"
         )
-    return scheduler
+    try:
+        made: Any = schedule(optimizer)  # type: ignore[arg-type]
+    except TypeError as error:  # what lambda step: 0.9**step does to an optimizer
+        made = _factor_at_start(schedule, error)
+    if isinstance(made, LRScheduler):
+        return made
+    if not isinstance(made, (int, float)):
+        raise TypeError(
+            "a function for a schedule gives a torch scheduler of the optimizer, or a factor for the steps taken; "
+            f"{schedule!r} gave {made!r}"
+        )
+    return lr_scheduler.LambdaLR(optimizer, schedule)  # type: ignore[arg-type]
+
+
+def _factor_at_start(schedule: Callable[..., Any], error: TypeError) -> Any:
+    try:
+        return schedule(0)
+    except TypeError:
+        raise error from None  # it is no function of steps either: what it said of the optimizer counts
 
 
 def check_optimizer(optimizer: Any, model: nn.Module) -> None:

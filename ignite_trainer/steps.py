@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .events import TrainEvents
+from .gradients import GradientWindow
 
 __all__ = [
     "EvalStep",
@@ -26,6 +28,7 @@ __all__ = [
 
 Step = Callable[[Any], Any]
 Size = Callable[[Any, Any], "int | Tensor"]
+Prepare = Callable[[Any], "tuple[Any, Any]"]
 
 _PREDICTED, _LOSS_COMPUTED = TrainEvents.PREDICTED, TrainEvents.LOSS_COMPUTED
 _BACKWARD_COMPLETED, _STEPPED = TrainEvents.BACKWARD_COMPLETED, TrainEvents.STEPPED
@@ -80,6 +83,8 @@ class TrainStep:
 
     Args:
         prepare: a batch of the loader → ``(x, y)`` on the model's device.
+        autocast: the context of model and loss; None: none.
+        window: accumulation, scaling and clipping between backward and step; None: none of them.
 
     >>> import torch
     >>> from ignite_trainer.engines import create_trainer
@@ -90,8 +95,8 @@ class TrainStep:
     (2, torch.Size([]))
     """
 
-    def __init__(self, prepare: Callable[[Any], tuple[Any, Any]]):
-        self.prepare = prepare
+    def __init__(self, prepare: Prepare, autocast: Any = None, window: GradientWindow | None = None):
+        self.prepare, self.autocast, self.window = prepare, autocast or nullcontext(), window
 
     def __call__(self, loop: LoopLike) -> Tensor:
         """Train on ``loop.batch``.
@@ -99,19 +104,24 @@ class TrainStep:
         Returns:
             The batch's loss, detached, a 0-d tensor on its device.
         """
-        engine = loop.engine
+        engine, window = loop.engine, self.window
         loop.batch = batch = self.prepare(loop.batch)
-        loop.preds = loop.model(batch[0])
-        if engine.predicted:
-            engine.announce(_PREDICTED)
-            batch = loop.batch
-        loop.loss = loop.loss_func(loop.preds, batch[1])
+        with self.autocast:
+            loop.preds = loop.model(batch[0])
+            if engine.predicted:
+                engine.announce(_PREDICTED)
+                batch = loop.batch
+            loop.loss = loop.loss_func(loop.preds, batch[1])
         if engine.loss_computed:
             engine.announce(_LOSS_COMPUTED)
-        loop.loss.backward()
+        loss = loop.loss if window is None else window.loss_for_backward(loop)
+        loss.backward()
         if engine.backward_completed:
             engine.announce(_BACKWARD_COMPLETED)
-        loop.opt.step()
+        if window is None:
+            loop.opt.step()
+        elif not window.step(loop):
+            return loop.loss.detach()  # type: ignore[no-any-return]
         loop.step += 1
         if engine.stepped:
             engine.announce(_STEPPED)
@@ -124,10 +134,11 @@ class EvalStep:
 
     Args:
         prepare: a batch of the loader → ``(x, y)`` on the model's device.
+        autocast: the context of model and loss; None: none.
     """
 
-    def __init__(self, prepare: Callable[[Any], tuple[Any, Any]]):
-        self.prepare = prepare
+    def __init__(self, prepare: Prepare, autocast: Any = None):
+        self.prepare, self.autocast = prepare, autocast or nullcontext()
 
     def __call__(self, loop: LoopLike) -> tuple[Any, Any]:
         """Evaluate ``loop.batch``.
@@ -137,11 +148,12 @@ class EvalStep:
         """
         engine = loop.engine
         loop.batch = batch = self.prepare(loop.batch)
-        loop.preds = loop.model(batch[0])
-        if engine.predicted:
-            engine.announce(_PREDICTED)
-            batch = loop.batch
-        loop.loss = loop.loss_func(loop.preds, batch[1])
+        with self.autocast:
+            loop.preds = loop.model(batch[0])
+            if engine.predicted:
+                engine.announce(_PREDICTED)
+                batch = loop.batch
+            loop.loss = loop.loss_func(loop.preds, batch[1])
         if engine.loss_computed:
             engine.announce(_LOSS_COMPUTED)
         return loop.preds, batch[1]
@@ -172,12 +184,24 @@ def on_device(batch: Any, device: torch.device) -> Any:
     return batch
 
 
-def preparation(device: torch.device, prepare_batch: Callable[[Any], Any] | None) -> Callable[[Any], tuple[Any, Any]]:
+def preparation(device: torch.device, prepare_batch: Callable[[Any], Any] | None) -> Prepare:
     """What makes ``(x, y)`` on the device from a batch of the loader; on the CPU nothing is moved."""
     pair = as_pair if prepare_batch is None else lambda batch: as_pair(prepare_batch(batch))
     if device.type == "cpu":
         return pair
     return lambda batch: on_device(pair(batch), device)
+
+
+def autocast_for(precision: str, device: torch.device) -> Any:
+    """The autocast context of a precision on a device; None for "fp32".
+
+    Raises:
+        ValueError: another precision.
+    """
+    types = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision not in types:
+        raise ValueError(f"precision is one of 'fp32', 'bf16' and 'fp16'; got {precision!r}")
+    return None if precision == "fp32" else torch.autocast(device.type, types[precision])
 
 
 def loss_size_of(loss_func: Any) -> Size:

@@ -10,6 +10,13 @@ def pytest_addoption(parser):
     parser.addoption("--soak", action="store_true", help="run the long forms of the randomised tests")
 
 
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and there is none"))
+
+
 @pytest.fixture(autouse=True)
 def _one_thread():
     """One thread: sums then have one order, and two test processes do not fight for two cores."""

@@ -382,7 +382,5 @@ def test_callback_class_when_a_method_is_one_slip_from_a_point_then_is_refused()
 
 
 def test_later_options_when_asked_for_then_are_not_implemented_yet():
-    with pytest.raises(NotImplementedError, match="come later"):
-        learner(accumulate=2)
     with pytest.raises(NotImplementedError, match="resume comes with checkpoints"):
         learner().fit(1, resume=True)

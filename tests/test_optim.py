@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 
 from ignite_trainer.models import MLP
-from ignite_trainer.optim import LRSchedule, build_scheduler, lr_factor, one_cycle, param_groups, warmup_cosine
+from ignite_trainer.optim import LRSchedule, build_scheduler, one_cycle, param_groups, warmup_cosine
 
 
 class Net(nn.Module):
@@ -268,10 +268,10 @@ def test_schedule_reads_as_it_was_written():
     assert repr(warmup_cosine(warmup_fraction=0.1)) == "warmup_cosine(warmup_fraction=0.1, final_factor=0.0)"
 
 
-def test_lr_factor_gives_the_rates_of_lambda_lr_stepped_by_hand():
+def test_build_scheduler_given_a_function_of_steps_gives_the_rates_of_lambda_lr_stepped_by_hand():
     ours, theirs = sgd(n_groups=2), sgd(n_groups=2)
     reference = lr_scheduler.LambdaLR(theirs, lambda step: 0.9**step)
-    scheduler = build_scheduler(lr_factor(lambda step: 0.9**step), ours, n_steps=None)
+    scheduler = build_scheduler(lambda step: 0.9**step, ours, n_steps=None)
     assert rates(ours, scheduler, 8) == rates(theirs, reference, 8)
 
 
@@ -302,30 +302,21 @@ def test_build_scheduler_without_the_number_of_steps_refuses_a_schedule_over_the
         build_scheduler(one_cycle(), sgd(), n_steps=None)
 
 
-RULE = "a schedule is one_cycle(...), warmup_cosine(...) or a function from the optimizer to its torch scheduler"
-
-
 @pytest.mark.parametrize(
     ("schedule", "message"),
     [
-        (0.1, "; got 0.1"),
-        (lr_scheduler.StepLR(sgd(), 3), "; got <torch.optim.lr_scheduler.StepLR"),
-        (
-            lambda step: 0.9**step,
-            "raised unsupported operand type(s) for ** or pow(): 'float' and 'SGD'; a function from the step",
-        ),
-        (lambda step: 1.0, "gave 1.0; a function from the step to a factor goes into lr_factor(...)"),
-        (lr_scheduler.ReduceLROnPlateau, ", stepped by time alone; ReduceLROnPlateau is stepped with a value"),
+        (0.1, "or a function from the steps taken to a factor; got 0.1"),
+        (lr_scheduler.StepLR(sgd(), 3), "to a factor; got <torch.optim.lr_scheduler.StepLR"),
+        (lambda step: "fast", "gives a torch scheduler of the optimizer, or a factor for the steps taken; "),
+        (lambda optimizer: lr_scheduler.StepLR(optimizer), "missing 1 required positional argument: 'step_size'"),
     ],
 )
 def test_build_scheduler_given_something_else_names_it(schedule, message):
-    with pytest.raises(TypeError, match=f"^{re.escape(RULE)}.*{re.escape(message)}"):
+    with pytest.raises(TypeError, match=re.escape(message)):
         build_scheduler(schedule, sgd(), n_steps=10)
 
 
-@pytest.mark.parametrize(
-    "schedule", [one_cycle(0.3), warmup_cosine(warmup_fraction=0.2), lr_factor(lambda step: 1 / (step + 1))]
-)
+@pytest.mark.parametrize("schedule", [one_cycle(0.3), warmup_cosine(warmup_fraction=0.2), lambda step: 1 / (step + 1)])
 @pytest.mark.parametrize("at", [1, 5, 19])
 def test_schedule_saved_and_resumed_by_a_new_run_goes_on_with_the_same_rates(schedule, at, tmp_path):
     whole = sgd(momentum=0.5)

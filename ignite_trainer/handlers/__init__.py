@@ -1,5 +1,9 @@
 """Early stopping, TensorBoard, progress: what hangs on the engines, one file each."""
 
 from .early_stopping import EarlyStopping as EarlyStopping
+from .ema import EMA as EMA
+from .guards import NaNGuard as NaNGuard
+from .guards import TimeLimit as TimeLimit
 from .progress import Progress as Progress
+from .schedule import Schedule as Schedule
 from .tensorboard import TensorBoard as TensorBoard

@@ -1,0 +1,118 @@
+"""Between backward and step: windows of several batches, loss scaling, clipping."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .events import Scope, TrainEvents
+
+__all__ = ["GradientWindow", "check_gradient_options", "window_for"]
+
+
+class GradientWindow:
+    """Gathers the gradients of some batches for one optimizer step, scaled and clipped as asked for.
+
+    With several batches the step equals that of one large batch: each loss is weighted by its number of samples n, and
+    the sum of the gradients divided by Σ n. A window is so many batches that were not cancelled; it never crosses an
+    epoch: at the epoch's end an open one is stepped, a cut epoch drops it.
+
+    Args:
+        n_batches: batches in a window, at least 1.
+        size: (preds, y) → n of a batch.
+        clip_norm: the gradients' total norm is cut to this before a step; None: not.
+        scaler: a ``torch.amp.GradScaler`` for float16; None: none.
+
+    Source: poutyne, the one framework whose last, short window is exact.
+    """
+
+    def __init__(self, n_batches: int, size: Any, clip_norm: float | None, scaler: Any):
+        self.n_batches, self.size, self.clip_norm, self.scaler = n_batches, size, clip_norm, scaler
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget an open window; its gradients are dropped before the next backward."""
+        self.done, self.n = 0, 0
+        self._n_next: int | Tensor = 0
+        self._kept: list[Tensor | None] | None = None
+
+    def loss_for_backward(self, loop: Any) -> Tensor:
+        """The loss whose gradients are to be added: times n where there are several batches, and scaled."""
+        loss: Tensor = loop.loss
+        if self.n_batches > 1:
+            self._drop_uncounted(loop)
+            self._n_next = self.size(loop.preds, loop.batch[1])
+            loss = loss * self._n_next
+        return loss if self.scaler is None else self.scaler.scale(loss)
+
+    def step(self, loop: Any) -> bool:
+        """Count the batch whose gradients are there; move the weights if the window is full. Whether they moved."""
+        self._kept = None
+        self.done, self.n = self.done + 1, self.n + self._n_next  # type: ignore[assignment]
+        return self.done == self.n_batches and self._move(loop)
+
+    def flush(self, loop: Any) -> None:
+        """Step an open window, at an epoch's end."""
+        if self.done and loop.engine.cancelled < Scope.EPOCH:
+            self._drop_uncounted(loop)
+            if self._move(loop):
+                loop.step += 1
+                loop.engine.fire_event(TrainEvents.STEPPED)
+            loop.opt.zero_grad()
+        self.reset()
+
+    def _move(self, loop: Any) -> bool:
+        optimizer, parameters = loop.opt, [p for p in loop.model.parameters() if p.grad is not None]
+        if self.scaler is not None:
+            self.scaler.unscale_(optimizer)
+        if self.n_batches > 1:
+            for parameter in parameters:
+                parameter.grad.div_(self.n)
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        self.reset()
+        if self.scaler is None:
+            optimizer.step()
+            return True
+        scale = self.scaler.get_scale()
+        self.scaler.step(optimizer)  # waits for the device, to see whether gradients are finite
+        self.scaler.update()
+        moved: bool = self.scaler.get_scale() >= scale
+        if not moved:
+            optimizer.zero_grad()
+        return moved
+
+    def _drop_uncounted(self, loop: Any) -> None:
+        """Take out what a batch that was cancelled after its backward has left; remember the rest for the next."""
+        parameters = list(loop.model.parameters())
+        if self.done == 0:
+            loop.opt.zero_grad()
+        elif self._kept is not None:
+            for parameter, grad in zip(parameters, self._kept, strict=True):
+                parameter.grad = grad
+        if self.done and loop.engine.backward_completed:  # only there a batch can be cancelled after its backward
+            self._kept = [None if p.grad is None else p.grad.clone() for p in parameters]
+
+
+def check_gradient_options(accumulate: int, clip_norm: float | None) -> None:
+    """Refuse what makes no sense.
+
+    Raises:
+        ValueError: a window of no batch, a norm that is not positive.
+    """
+    if not isinstance(accumulate, int) or accumulate < 1:
+        raise ValueError(f"accumulate is the number of batches in a step, so at least 1; got {accumulate!r}")
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(f"clip_norm is the largest norm of the gradients, above 0, or None for any; got {clip_norm!r}")
+
+
+def window_for(
+    device: torch.device, size: Any, *, precision: str, accumulate: int, clip_norm: float | None
+) -> GradientWindow | None:
+    """The window that these options need; None where gradients go straight from backward to step."""
+    if accumulate == 1 and clip_norm is None and precision != "fp16":
+        return None
+    scaler = torch.amp.GradScaler(device.type) if precision == "fp16" else None
+    return GradientWindow(accumulate, size, clip_norm, scaler)

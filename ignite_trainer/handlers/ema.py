@@ -1,0 +1,94 @@
+"""Averaged weights: an exponential moving average that validates and is kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from ..callbacks import Callback
+
+__all__ = ["EMA"]
+
+
+class EMA(Callback):
+    """Keeps an exponential moving average of the weights; validation sees it, and the fit ends with it.
+
+    After each optimizer step ``average = decay · average + (1 - decay) · weight``; the average begins as the weights
+    that the first step left. Buffers (batch norm's statistics) are not averaged: they are the model's own. While a
+    fit's validation runs, and after the fit, the averages stand in the model; the trained weights are put back for the
+    next epoch.
+
+    Args:
+        decay: between 0 and 1; 0.999 averages over about 1,000 steps.
+
+    Raises:
+        ValueError: ``decay`` is not between 0 and 1.
+
+    Source: torch.optim.swa_utils, whose rule is used.
+
+    >>> EMA(0.99).decay
+    0.99
+    """
+
+    order = 20
+
+    def __init__(self, decay: float = 0.999):
+        if not 0 < decay < 1:
+            raise ValueError(f"decay is the part of the average that stays, between 0 and 1; got {decay!r}")
+        self.decay = decay
+        self._move = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        self.other: list[Tensor] = []  # the averages, or the trained weights while the averages are in the model
+        self.in_model = False
+
+    def before_fit(self, learn: Any) -> None:
+        """Begin anew."""
+        self.other, self.in_model = [], False
+
+    def after_step(self, learn: Any) -> None:
+        """Move the averages towards the weights."""
+        weights = _weights(learn.model)
+        if not self.other:
+            self.other = [weight.clone() for weight in weights]
+        else:
+            with torch.no_grad():
+                self._move(self.other, weights, None)
+
+    def before_epoch(self, learn: Any) -> None:
+        """Averages in for the validation of a fit, weights back for training."""
+        if learn.model.training:
+            self._swap(learn.model, False)
+        elif learn.validating:
+            self._swap(learn.model, True)
+
+    def after_fit(self, learn: Any) -> None:
+        """Leave the averages in the model."""
+        self._swap(learn.model, True)
+
+    def cleanup_fit(self, learn: Any, error: BaseException | None) -> None:
+        """The averages stay in the model, also when a fit was cancelled; after an exception the trained weights are."""
+        self._swap(learn.model, error is None)
+        self.other, self.in_model = [], False
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weights that are not in the model, and which those are."""
+        return {"other": self.other, "in_model": self.in_model}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a ``state_dict``; the model has what it had then."""
+        self.other, self.in_model = [tensor.clone() for tensor in state["other"]], state["in_model"]
+
+    def _swap(self, model: nn.Module, averages: bool) -> None:
+        if self.in_model == averages or not self.other:
+            return
+        for weight, other in zip(_weights(model), self.other, strict=True):
+            kept = weight.clone()
+            weight.copy_(other)
+            other.copy_(kept)
+        self.in_model = averages
+
+
+def _weights(model: nn.Module) -> list[Tensor]:
+    return [parameter.detach() for parameter in model.parameters()]

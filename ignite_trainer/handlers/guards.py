@@ -1,0 +1,115 @@
+"""Guards: end or repair a fit that has gone bad, or that has had its time."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..callbacks import Callback
+from ..events import CancelBatchException
+
+__all__ = ["NaNGuard", "TimeLimit"]
+
+
+class NaNGuard(Callback):
+    """Looks for a loss that is NaN or infinite, and names the epoch, the batch and the first parameter that went bad.
+
+    Losses are gathered on their device and looked at every so many batches, which waits for the device.
+
+    Args:
+        action: "stop": end the fit in order; "raise": FloatingPointError; "skip": leave out each batch whose loss or
+            gradients are not finite, before the step (this looks at every batch).
+        every_steps: batches between two looks, for "stop" and "raise".
+
+    Raises:
+        ValueError: another action, or ``every_steps`` < 1.
+
+    >>> NaNGuard("skip").every_steps
+    1
+    """
+
+    order = 30
+
+    def __init__(self, action: Literal["stop", "skip", "raise"] = "stop", *, every_steps: int = 50):
+        if action not in ("stop", "skip", "raise"):
+            raise ValueError(f"action is 'stop', 'skip' or 'raise'; got {action!r}")
+        if every_steps < 1:
+            raise ValueError(f"every_steps is the number of batches between two looks, at least 1; got {every_steps!r}")
+        self.action, self.every_steps = action, 1 if action == "skip" else every_steps
+        self.skipped = 0
+        self._losses: list[tuple[int, int, Tensor]] = []
+        if action == "skip":
+            self.after_backward = self._skip
+        else:
+            self.after_batch = self._gather
+            self.after_epoch = self._look
+
+    def before_fit(self, learn: Any) -> None:
+        """Begin anew."""
+        self._losses, self.skipped = [], 0
+
+    def _gather(self, learn: Any) -> None:
+        if learn.model.training:
+            self._losses.append((learn.epoch, learn.iter, learn.loss.detach()))
+            if len(self._losses) >= self.every_steps:
+                self._look(learn)
+
+    def _look(self, learn: Any) -> None:
+        losses, self._losses = self._losses, []
+        if not losses:
+            return
+        bad = ~torch.stack([loss for _, _, loss in losses]).isfinite()
+        if not bad.any():  # waits for the device
+            return
+        epoch, batch, loss = losses[int(bad.nonzero()[0])]
+        name = _first_bad_parameter(learn.model)
+        text = f"the loss became {loss.item()} in epoch {epoch}, batch {batch}; " + (
+            f"the first parameter that is not finite is {name}" if name else "all parameters are finite"
+        )
+        if self.action == "raise":
+            raise FloatingPointError(text)
+        learn.stop(f"NaN guard: {text}")
+
+    def _skip(self, learn: Any) -> None:
+        grads = [learn.loss.detach(), *(p.grad for p in learn.model.parameters() if p.grad is not None)]
+        if not torch.stack([grad.isfinite().all() for grad in grads]).all():  # waits for the device
+            self.skipped += 1
+            learn.opt.zero_grad()
+            raise CancelBatchException
+
+
+class TimeLimit(Callback):
+    """Ends the fit in order once it has run so long, after the batch that is running.
+
+    Args:
+        seconds: from the fit's start, above 0.
+
+    Raises:
+        ValueError: ``seconds`` is not above 0.
+
+    >>> TimeLimit(60).seconds
+    60
+    """
+
+    order = 80
+
+    def __init__(self, seconds: float):
+        if not seconds > 0:
+            raise ValueError(f"seconds is how long a fit may take, above 0; got {seconds!r}")
+        self.seconds = seconds
+
+    def before_fit(self, learn: Any) -> None:
+        """Start the clock."""
+        self._end = time.monotonic() + self.seconds
+
+    def after_batch(self, learn: Any) -> None:
+        """Look at the clock."""
+        if learn.model.training and time.monotonic() > self._end:
+            learn.stop(f"time limit: {self.seconds:g} seconds are over in epoch {learn.epoch + 1}, batch {learn.iter}")
+
+
+def _first_bad_parameter(model: torch.nn.Module) -> str:
+    return next((name for name, parameter in model.named_parameters() if not parameter.isfinite().all()), "")

@@ -1,0 +1,99 @@
+"""Learning-rate schedules: a torch scheduler, stepped when the optimizer has stepped."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from ..callbacks import Callback
+from ..epochs import loader_length
+from ..optim import build_scheduler
+
+__all__ = ["Schedule"]
+
+
+class Schedule(Callback):
+    """Moves the learning rate as a scheduler says; it is made at every fit, for that fit's optimizer.
+
+    It is stepped after each optimizer step that was taken, and not for cancelled batches, batches of an open window,
+    or float16 steps that overflowed; per epoch, only if a step was taken in it.
+
+    Args:
+        scheduler: ``one_cycle(...)`` or ``warmup_cosine(...)``, which know the run's number of steps; a function from
+            the optimizer to a torch scheduler; or a plain function from the steps taken to a factor of the rates.
+        step: "batch": after each optimizer step; "epoch": after each epoch; "validate": likewise, with the monitored
+            value, for ReduceLROnPlateau.
+        monitor: a key of a history row, for "validate".
+
+    Raises:
+        ValueError: another ``step``; at ``before_fit`` a schedule that needs the number of steps with a loader whose
+            length is not known, an unknown monitor, ReduceLROnPlateau without "validate", or the other way round.
+        TypeError: ``scheduler`` is none of these.
+
+    >>> from ignite_trainer import one_cycle
+    >>> cbs = [Schedule(one_cycle(0.5)), Schedule(lambda step: 0.9**step)]
+    """
+
+    order = 10
+
+    def __init__(
+        self,
+        scheduler: Any,
+        *,
+        step: Literal["batch", "epoch", "validate"] = "batch",
+        monitor: str = "valid_loss",
+    ):
+        if step not in ("batch", "epoch", "validate"):
+            raise ValueError(f"step is 'batch', 'epoch' or 'validate'; got {step!r}")
+        self.spec, self.every, self.monitor = scheduler, step, monitor
+        self.scheduler: Any = None
+        if step == "batch":
+            self.after_step = self._after_step
+
+    def before_fit(self, learn: Any) -> None:
+        """Make the scheduler, which at once sets the first rates."""
+        self.n_steps = self._steps_of_run(learn)
+        self._steps_before_epoch = learn.step
+        n = self.n_steps if self.every == "batch" or self.n_steps is None else learn.n_epochs
+        self.scheduler = build_scheduler(self.spec, learn.opt, n)
+        if isinstance(self.scheduler, ReduceLROnPlateau) != (self.every == "validate"):
+            raise ValueError(
+                "ReduceLROnPlateau is stepped with a monitored value, step='validate', and no other scheduler is; "
+                f"got {type(self.scheduler).__name__} with step={self.every!r}"
+            )
+        if self.every == "validate" and self.monitor not in learn.monitors:
+            raise ValueError(
+                f"monitor is a key of a history row, one of {', '.join(learn.monitors)}; got {self.monitor!r}"
+            )
+
+    def _after_step(self, learn: Any) -> None:
+        if self.n_steps is None or learn.step < self.n_steps:  # n steps have n rates: none is set after the last
+            self.scheduler.step()
+
+    def after_validate(self, learn: Any) -> None:
+        """Step the scheduler of epochs, if the epoch has moved the weights."""
+        moved, self._steps_before_epoch = learn.step > self._steps_before_epoch, learn.step
+        if self.every == "batch" or not moved or learn.epoch + 1 == learn.n_epochs:
+            return
+        if self.every == "validate":
+            self.scheduler.step(learn.history[-1][self.monitor])
+        else:
+            self.scheduler.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The scheduler's state."""
+        return {"scheduler": self.scheduler.state_dict(), "steps_before_epoch": self._steps_before_epoch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a ``state_dict``; called after ``before_fit``."""
+        self.scheduler.load_state_dict(state["scheduler"])
+        self._steps_before_epoch = state["steps_before_epoch"]
+
+    @staticmethod
+    def _steps_of_run(learn: Any) -> int | None:
+        try:
+            return int(learn.n_epochs * math.ceil(loader_length(learn.dl) / learn.accumulate))
+        except TypeError:
+            return None
