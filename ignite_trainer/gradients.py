@@ -59,6 +59,7 @@ class GradientWindow:
             self._drop_uncounted(loop)
             if self._move(loop):
                 loop.step += 1
+                loop.engine.cancelled = 0  # a last batch that was cancelled is over
                 loop.engine.fire_event(TrainEvents.STEPPED)
             loop.opt.zero_grad()
         self.reset()

@@ -27,6 +27,7 @@ from .metrics import Accuracy, Loss, attach_metric, metrics_from
 from .models import modes_kept
 from .optim import check_optimizer
 from .steps import EvalStep, Size, Step, TrainStep, autocast_for, loss_size_of, on_device, preparation
+from .summary import summarize
 from .timeline import timeline
 
 __all__ = ["Learner", "fit"]
@@ -55,7 +56,7 @@ class Learner:
         precision: "fp32"; "bf16" or "fp16" run model and loss in autocast, "fp16" with scaled gradients.
         accumulate: batches in one optimizer step, which equals that of one large batch.
         clip_norm: the largest total norm of the gradients of a step; None: any.
-        compile: compile the model, ``model.compile()``; the first batches then take a while.
+        compile: call the model through ``torch.compile``; the first batches then take a while.
         prepare_batch: a batch of the loader → ``(x, y)``.
         step: a training step of one's own, called with the learner (see ``TrainStep``).
         loss_size: (preds, y) → how many samples a batch's loss stands for; None: known for cross-entropy and NLL, else
@@ -119,9 +120,8 @@ class Learner:
         self._optimizer, self._param_groups, self.accumulate = optimizer, param_groups, accumulate
         if optimizer is not None:
             check_optimizer(optimizer, model)
-        self.compiled = compile
-        if compile:
-            model.compile()
+        self._compiled = torch.compile(model) if compile else None
+        self.forward: Callable[[Any], Any] = self._compiled or model
         self._folder = None if folder is None else Path(folder)
         self.metrics = metrics_from(metrics)
 
@@ -240,7 +240,7 @@ class Learner:
             for batch in dl:
                 x = on_device(batch, self.device) if isinstance(batch, Tensor) else step.prepare(batch)[0]
                 with step.autocast:
-                    outputs.append(self.model(x).cpu())
+                    outputs.append(self.forward(x).cpu())
         if not outputs:
             raise ValueError("a loader gives at least one batch; the one given to predict gave none")
         return torch.cat(outputs)
@@ -284,6 +284,10 @@ class Learner:
     def timeline(self) -> str:
         """What runs when in a fit of this learner, in order: a table of engine, event, point, and who."""
         return timeline(self)
+
+    def summary(self, x: Any) -> str:
+        """The model's layers, output shapes and parameters for an input x, or a batch of that many."""
+        return summarize(self.model, on_device(x, self.device))
 
     @property
     def batch(self) -> Any:
@@ -349,7 +353,7 @@ class Learner:
         try:
             engine.run(dl, max_epochs=n_epochs)
         except Exception as error:
-            if self.compiled and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            if self._compiled is not None and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise RuntimeError(
                     "compile=True needs a compiler that works, such as g++ for the CPU; "
                     f"torch said {type(error).__name__}: leave it out, or install one"
@@ -360,7 +364,8 @@ class Learner:
                 self.engine, self.dl = before
 
     def _gather_methods(self) -> None:
-        """Find, once, which callback has a method at which point, in order."""
+        """Find, once, which callback has a method at which point, in order, and what the model is called through."""
+        self.forward = self._compiled or self.model
         cbs = in_order(self.cbs)
         self._methods = {name: [(cb, getattr(cb, name)) for cb in cbs if hasattr(cb, name)] for name in POINTS}
         for engine in (self.trainer, self.evaluator):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .steps import Size, first_dimension
 
-__all__ = ["Accuracy", "BatchMean", "Loss", "accuracy", "attach_metric", "metrics_from"]
+__all__ = ["Accuracy", "BatchMean", "Loss", "UpdatedMetric", "accuracy", "attach_metric", "metrics_from"]
 
 
 def accuracy(preds: Tensor, y: Tensor) -> Tensor:
@@ -183,12 +183,47 @@ class BatchMean(Metric):
         self.update(engine.state.output)  # type: ignore[arg-type]
 
 
+class UpdatedMetric(Metric):
+    """A metric object of another library, with ``update(preds, y)``, ``compute()`` and ``reset()``, as in torchmetrics.
+
+    Args:
+        metric: such an object; an ``nn.Module`` is moved to the predictions' device.
+    """
+
+    def __init__(self, metric: Any):
+        self._metric = metric
+        super().__init__()
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._metric.reset()
+        self._moved = not isinstance(self._metric, torch.nn.Module)
+
+    def update(self, output: tuple[Any, Any]) -> None:
+        """Add a batch ``(preds, y)``."""
+        preds, y = output
+        if not self._moved:
+            self._metric.to(preds.device)
+            self._moved = True
+        self._metric.update(preds, y)
+
+    def compute(self) -> Any:
+        """What the object computes; a tensor of one number as a number."""
+        value = self._metric.compute()
+        return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+
+    def iteration_completed(self, engine: Engine) -> None:
+        """Take the output ``(preds, y)`` of an evaluator."""
+        self.update(engine.state.output)  # type: ignore[arg-type]
+
+
 def metrics_from(metrics: Mapping[str, Any] | None) -> dict[str, Metric]:
     """Metrics by name as Ignite metrics.
 
     Args:
-        metrics: a name → an Ignite metric (a copy is used), or a plain function (preds, y) → mean over the batch.
-            The package's own ``accuracy`` is counted exactly, by ``Accuracy``. None: no metrics.
+        metrics: a name → an Ignite metric, an object with ``update``, ``compute`` and ``reset`` as in torchmetrics (of
+            both a copy is used), or a plain function (preds, y) → mean over the batch. The package's own ``accuracy``
+            is counted exactly, by ``Accuracy``. None: no metrics.
 
     Raises:
         TypeError: a value is neither.
@@ -202,11 +237,13 @@ def metrics_from(metrics: Mapping[str, Any] | None) -> dict[str, Metric]:
             result[name] = Accuracy()
         elif isinstance(metric, Metric):
             result[name] = copy.deepcopy(metric)
+        elif not isinstance(metric, type) and all(hasattr(metric, part) for part in ("update", "compute", "reset")):
+            result[name] = UpdatedMetric(copy.deepcopy(metric))
         elif callable(metric) and not isinstance(metric, type):
             result[name] = BatchMean(metric)
         else:
             raise TypeError(
-                f"a metric is a function (preds, y) or an Ignite Metric; {name!r} is {metric!r}"
+                f"a metric is a function (preds, y), an Ignite Metric or one of torchmetrics; {name!r} is {metric!r}"
                 + (": make an instance of it" if isinstance(metric, type) else "")
             )
     return result

@@ -38,6 +38,7 @@ class LoopLike(Protocol):
     """What a step works on; the learner is one."""
 
     model: Any
+    forward: Any  # the model, or what wraps it
     loss_func: Any
     opt: Any
     engine: Any
@@ -51,7 +52,7 @@ class Loop:
     """What a step works on where there is no learner: the parts of a hand-written loop, by their usual names."""
 
     def __init__(self, model: nn.Module, loss_func: Any, opt: Any = None):
-        self.model, self.loss_func, self.opt = model, loss_func, opt
+        self.model, self.forward, self.loss_func, self.opt = model, model, loss_func, opt
         self.engine: Any = None
         self.preds: Any = None
         self.loss: Any = None
@@ -107,7 +108,7 @@ class TrainStep:
         engine, window = loop.engine, self.window
         loop.batch = batch = self.prepare(loop.batch)
         with self.autocast:
-            loop.preds = loop.model(batch[0])
+            loop.preds = loop.forward(batch[0])
             if engine.predicted:
                 engine.announce(_PREDICTED)
                 batch = loop.batch
@@ -149,7 +150,7 @@ class EvalStep:
         engine = loop.engine
         loop.batch = batch = self.prepare(loop.batch)
         with self.autocast:
-            loop.preds = loop.model(batch[0])
+            loop.preds = loop.forward(batch[0])
             if engine.predicted:
                 engine.announce(_PREDICTED)
                 batch = loop.batch

@@ -1,0 +1,64 @@
+"""A summary of a model: its layers, the shapes of their outputs, their parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .models import modes_kept
+
+__all__ = ["summarize"]
+
+
+def summarize(model: nn.Module, x: Any) -> str:
+    """A table of the layers in the order in which one forward pass calls them; nothing of the model is changed.
+
+    Args:
+        model: run on x in evaluation mode, without gradients; random numbers drawn meanwhile are given back.
+        x: an input as the model takes it, on its device.
+
+    >>> print(summarize(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), torch.zeros(2, 4)))
+    layer  type    output   parameters
+    0      Linear  (2, 3)           15
+    1      ReLU    (2, 3)            0
+    total 15 parameters, 15 trainable
+    """
+    rows: list[tuple[str, str, str, int]] = []
+    hooks = []
+    for name, module in model.named_modules():
+        if not any(module.children()):
+
+            def note(layer: nn.Module, _: Any, output: Any, name: str = name) -> None:
+                n = sum(parameter.numel() for parameter in layer.parameters(recurse=False))
+                rows.append((name or type(model).__name__, type(layer).__name__, _shape(output), n))
+
+            hooks.append(module.register_forward_hook(note))
+    try:
+        with modes_kept(model), torch.no_grad(), torch.random.fork_rng():
+            model.eval()(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return _table(model, rows)
+
+
+def _shape(output: Any) -> str:
+    if isinstance(output, Tensor):
+        return str(tuple(output.shape))
+    if isinstance(output, (tuple, list)):
+        return ", ".join(_shape(part) for part in output)
+    return type(output).__name__
+
+
+def _table(model: nn.Module, rows: list[tuple[str, str, str, int]]) -> str:
+    head = ("layer", "type", "output", "parameters")
+    widths = [max(len(str(row[column])) for row in [head, *rows]) for column in range(4)]
+    lines = [
+        f"{name:{widths[0]}}  {kind:{widths[1]}}  {shape:{widths[2]}}  {n:>{widths[3]}}"
+        for name, kind, shape, n in [head, *rows]
+    ]
+    n_all = sum(parameter.numel() for parameter in model.parameters())
+    n_trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return "\n".join([*lines, f"total {n_all:,} parameters, {n_trainable:,} trainable"])

@@ -1,0 +1,271 @@
+"""Averages, guards, metrics of other libraries, and the summary."""
+
+import copy
+import math
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch import nn, optim
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ignite_trainer import EMA, Accuracy, Callback, EarlyStopping, Learner, NaNGuard, TimeLimit, TrainEvents
+from tests.tiny import blobs, dropout_net, mlp, same_state
+
+
+def batches(n=50, **how):
+    x, y = blobs(n, **how)
+    return list(zip(x.split(10), y.split(10), strict=True))
+
+
+def learner(cbs, model=None, train=None, valid=None, **how):
+    return Learner(model or mlp(), (train or batches(), valid), nn.CrossEntropyLoss(), 0.1, cbs, device="cpu", **how)
+
+
+def test_ema_when_fitting_then_equals_torchs_averaged_model_and_trains_on_as_without():
+    torch.manual_seed(0)
+    model = dropout_net()
+    hand = copy.deepcopy(model)
+    torch.manual_seed(1)
+    valid = batches(20, seed=1)
+    learn = learner([EMA(0.9)], model, valid=valid)
+    results = learn.fit(2)
+
+    torch.manual_seed(1)
+    average, first = None, True
+    opt = optim.SGD(hand.parameters(), 0.1)
+    for _ in range(2):
+        hand.train()
+        for x, y in batches():
+            nn.functional.cross_entropy(hand(x), y).backward()
+            opt.step()
+            opt.zero_grad()
+            if first:
+                average, first = AveragedModel(hand, multi_avg_fn=get_ema_multi_avg_fn(0.9)), False
+                average.update_parameters(hand)
+            else:
+                average.update_parameters(hand)
+    assert same_state(model.state_dict(), average.module.state_dict())
+    assert learn.evaluate(valid)["loss"] == results["loss"]
+
+
+def test_ema_when_validated_then_the_averages_are_in_the_model_and_best_weights_are_averages():
+    seen = {}
+
+    class Look(Callback):
+        def after_batch(self, learn):
+            seen[learn.epoch, learn.model.training] = learn.model[0].weight.detach().clone()
+
+    stopping = EarlyStopping(patience=9)
+    learn = learner([Look(), EMA(0.5), stopping], valid=batches(20, seed=1))
+    learn.fit(2)
+    assert not torch.equal(seen[0, True], seen[0, False])
+    assert torch.equal(learn.model[0].weight, seen[stopping._best_epoch, False])
+
+
+def test_ema_when_a_callback_evaluates_mid_epoch_then_sees_the_trained_weights():
+    class Evaluate(Callback):
+        def after_batch(self, learn):
+            if learn.model.training and learn.iter == 2:
+                weight = learn.model[0].weight.clone()
+                learn.evaluate(batches(20, seed=1))
+                self.same = torch.equal(weight, learn.model[0].weight) and learn.model.training
+
+    look = Evaluate()
+    learner([EMA(0.9), look], valid=batches(20, seed=1)).fit(1)
+    assert look.same
+
+
+def test_ema_when_the_fit_raises_then_the_trained_weights_are_in_the_model():
+    trained = []
+
+    class Fail(Callback):
+        def after_validate(self, learn):
+            raise KeyError
+
+        def after_epoch(self, learn):
+            trained.append(learn.model[0].weight.detach().clone())
+
+    learn = learner([EMA(0.9), Fail()], valid=batches(20, seed=1))
+    with pytest.raises(KeyError):
+        learn.fit(1)
+    assert torch.equal(learn.model[0].weight, trained[0])
+
+
+@pytest.mark.parametrize("decay", [0, 1, -0.1, 1.5])
+def test_ema_when_decay_makes_no_sense_then_is_refused(decay):
+    with pytest.raises(ValueError, match="decay is the part of the average that stays, between 0 and 1"):
+        EMA(decay)
+
+
+class Poison(Callback):
+    """Makes a loss NaN, or a gradient infinite, at one batch."""
+
+    def __init__(self, what="loss", epoch=0, batch=3):
+        self.what, self.place = what, (epoch, batch)
+
+    def after_loss(self, learn):
+        if self.what == "loss" and (learn.epoch, learn.iter) == self.place and learn.model.training:
+            learn.loss = learn.loss * math.nan
+
+    def after_backward(self, learn):
+        if self.what == "gradient" and (learn.epoch, learn.iter) == self.place:
+            learn.model[2].bias.grad.fill_(math.inf)
+
+
+def test_nan_guard_when_it_stops_then_names_epoch_batch_and_parameter():
+    learn = learner([Poison(epoch=1), NaNGuard(every_steps=2)])
+    learn.fit(3)
+    assert learn.stop_reason == (
+        "NaN guard: the loss became nan in epoch 1, batch 3; the first parameter that is not finite is 0.weight"
+    )
+    assert len(learn.history) == 1
+
+
+def test_nan_guard_when_it_raises_then_names_the_first_bad_batch_of_those_gathered():
+    with pytest.raises(
+        FloatingPointError, match=r"the loss became nan in epoch 0, batch 1; the first parameter .* 0.weight"
+    ):
+        learner([Poison(batch=1), NaNGuard("raise", every_steps=100)]).fit(1)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_nan_guard_when_it_skips_then_trains_as_without_that_batch(what, accumulate):
+    models = []
+    for train, cbs in (
+        (batches(), [Poison(what), NaNGuard("skip")]),
+        ([batch for i, batch in enumerate(batches()) if i != 3], []),
+    ):
+        torch.manual_seed(0)
+        learn = learner(cbs, train=train, accumulate=accumulate)
+        learn.fit(1)
+        models.append(learn.model.state_dict())
+    for key in models[0]:
+        # the window's sum begins from a copy of the same gradients
+        torch.testing.assert_close(models[0][key], models[1][key], rtol=0, atol=1e-7)
+
+
+def test_nan_guard_when_all_is_finite_then_changes_nothing():
+    models = []
+    for cbs in ([], [NaNGuard("skip")], [NaNGuard("raise")]):
+        torch.manual_seed(0)
+        learn = learner(cbs)
+        learn.fit(1)
+        models.append(learn.model.state_dict())
+    assert same_state(models[0], models[1])
+    assert same_state(models[0], models[2])
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda: NaNGuard("ignore"), "action is 'stop', 'skip' or 'raise'; got 'ignore'"),
+        (lambda: NaNGuard(every_steps=0), "the number of batches between two looks, at least 1; got 0"),
+        (lambda: TimeLimit(0), "seconds is how long a fit may take, above 0; got 0"),
+    ],
+)
+def test_guard_when_it_makes_no_sense_then_is_refused(make, text):
+    with pytest.raises(ValueError, match=text):
+        make()
+
+
+def test_time_limit_when_over_then_ends_the_fit_after_the_batch_and_after_fit_is_called():
+    ended = []
+
+    class Slow(Callback):
+        def after_batch(self, learn):
+            time.sleep(0.02)
+
+        def after_fit(self, learn):
+            ended.append(learn.iter)
+
+    learn = learner([Slow(), TimeLimit(0.05)])
+    learn.fit(1000)
+    assert "time limit: 0.05 seconds are over in epoch 1, batch" in learn.stop_reason
+    assert len(ended) == 1
+
+
+class MeanConfidence:
+    """A metric as other libraries write them."""
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self):
+        self.values = []
+
+    def update(self, preds, y):
+        self.values.append(preds.softmax(1).amax(1))
+
+    def compute(self):
+        return torch.cat(self.values).mean()
+
+
+def test_metric_of_another_library_when_given_then_is_updated_and_computed_on_a_copy():
+    theirs = MeanConfidence()
+    learn = learner([], valid=batches(20, seed=1), metrics={"confidence": theirs, "accuracy": Accuracy()})
+    results = learn.fit(1)
+    expected = learn.predict(batches(20, seed=1)).softmax(1).amax(1).mean().item()
+    assert results["confidence"] == pytest.approx(expected, rel=1e-6)  # batches of another size
+    assert theirs.values == []
+
+
+def test_summary_when_asked_for_then_lists_the_layers_and_changes_nothing():
+    model = dropout_net().train()
+    learn = learner([], model)
+    state, rng = {key: value.clone() for key, value in model.state_dict().items()}, torch.get_rng_state()
+    text = learn.summary(torch.zeros(5, 6))
+    assert text.splitlines() == [
+        "layer  type         output   parameters",
+        "0      Linear       (5, 16)         112",
+        "1      BatchNorm1d  (5, 16)          32",
+        "2      ReLU         (5, 16)           0",
+        "3      Dropout      (5, 16)           0",
+        "4      Linear       (5, 3)           51",
+        "total 195 parameters, 195 trainable",
+    ]
+    assert model.training
+    assert same_state(model.state_dict(), state)
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert all(not module._forward_hooks for module in model.modules())
+
+
+def test_compile_when_no_compiler_works_then_says_so(tmp_path):
+    program = """
+import torch
+from torch import nn
+from ignite_trainer import Learner
+data = [(torch.zeros(4, 2), torch.zeros(4, 1))]
+try:
+    model = nn.Sequential(nn.Linear(2, 3), nn.GELU(), nn.Linear(3, 1))
+    Learner(model, (data, None), nn.MSELoss(), 0.1, device="cpu", compile=True).fit(1)
+except RuntimeError as error:
+    print(error)
+"""
+    environment = {"PATH": str(tmp_path), "CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.stdout.startswith("compile=True needs a compiler that works, such as g++ for the CPU; torch said "), (
+        done
+    )
+
+
+def test_compile_when_a_compiler_works_then_trains_to_nearly_the_same_weights():
+    models = []
+    for compile in (False, True):
+        torch.manual_seed(0)
+        learn = learner([], compile=compile)
+        learn.fit(1)
+        models.append(learn.model.state_dict())
+    for key in models[0]:
+        torch.testing.assert_close(models[0][key], models[1][key], rtol=0, atol=1e-6)  # fused kernels round otherwise
+
+
+def test_after_step_points_when_the_batch_is_skipped_then_do_not_come():
+    steps = []
+    learn = learner([Poison(), NaNGuard("skip")])
+    learn.trainer.add_event_handler(TrainEvents.STEPPED, lambda: steps.append(learn.iter))
+    learn.fit(1)
+    assert steps == [0, 1, 2, 4]

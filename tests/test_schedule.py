@@ -1,0 +1,190 @@
+"""Schedules on real fits: the rates of the same scheduler stepped by hand, whatever happens to the batches."""
+
+import pytest
+import torch
+from ignite.engine import Events
+from ignite.handlers import CosineAnnealingScheduler
+from torch import nn, optim
+from torch.optim import lr_scheduler
+
+from ignite_trainer import Callback, CancelBatchException, Learner, Schedule, one_cycle, warmup_cosine
+from tests.tiny import blobs, mlp
+
+N_BATCHES, N_EPOCHS = 5, 3
+SCHEDULERS = {
+    "StepLR": lambda opt: lr_scheduler.StepLR(opt, 3),
+    "MultiStepLR": lambda opt: lr_scheduler.MultiStepLR(opt, [2, 5]),
+    "ConstantLR": lambda opt: lr_scheduler.ConstantLR(opt, 0.5, 4),
+    "LinearLR": lambda opt: lr_scheduler.LinearLR(opt, 0.1, total_iters=4),
+    "ExponentialLR": lambda opt: lr_scheduler.ExponentialLR(opt, 0.9),
+    "PolynomialLR": lambda opt: lr_scheduler.PolynomialLR(opt, 8),
+    "CosineAnnealingLR": lambda opt: lr_scheduler.CosineAnnealingLR(opt, 6),
+    "CosineAnnealingWarmRestarts": lambda opt: lr_scheduler.CosineAnnealingWarmRestarts(opt, 4),
+    "CyclicLR": lambda opt: lr_scheduler.CyclicLR(opt, 0.01, 0.1, 3),
+    "OneCycleLR": lambda opt: lr_scheduler.OneCycleLR(opt, 0.5, total_steps=N_BATCHES * N_EPOCHS),
+    "LambdaLR": lambda opt: lr_scheduler.LambdaLR(opt, lambda step: 0.9**step),
+    "MultiplicativeLR": lambda opt: lr_scheduler.MultiplicativeLR(opt, lambda step: 0.9),
+    "SequentialLR": lambda opt: lr_scheduler.SequentialLR(
+        opt, [lr_scheduler.ConstantLR(opt, 0.1, 3), lr_scheduler.ExponentialLR(opt, 0.9)], [3]
+    ),
+    "ChainedScheduler": lambda opt: lr_scheduler.ChainedScheduler(
+        [lr_scheduler.ConstantLR(opt, 0.1, 3), lr_scheduler.ExponentialLR(opt, 0.9)]
+    ),
+}
+
+
+class Rates(Callback):
+    """Writes down the rate of each step that was taken."""
+
+    order = 5  # before the schedule moves on
+
+    def __init__(self):
+        self.seen = []
+
+    def after_step(self, learn):
+        self.seen.append(learn.opt.param_groups[0]["lr"])
+
+
+class Skip(Callback):
+    """Cancels every third batch before its step."""
+
+    def after_loss(self, learn):
+        if learn.model.training and learn.iter % 3 == 1:
+            raise CancelBatchException
+
+
+def batches():
+    x, y = blobs(10 * N_BATCHES)
+    return list(zip(x.split(10), y.split(10), strict=True))
+
+
+def fit(*cbs, valid=None, n_epochs=N_EPOCHS, **how):
+    rates = Rates()
+    learn = Learner(mlp(), (batches(), valid), nn.CrossEntropyLoss(), 0.1, [rates, *cbs], device="cpu", **how)
+    learn.fit(n_epochs)
+    return rates.seen, learn
+
+
+def by_hand(make, n, optimizer=optim.SGD):
+    opt = optimizer([torch.zeros(1, requires_grad=True)], 0.1)
+    scheduler, rates = make(opt), []
+    for i in range(n):
+        rates.append(opt.param_groups[0]["lr"])
+        opt.step()
+        if i + 1 < n:
+            scheduler.step()
+    return rates
+
+
+def test_schedulers_of_torch_when_listed_then_are_all_tried():
+    there = {name for name in dir(lr_scheduler) if isinstance(getattr(lr_scheduler, name), type)}
+    there = {name for name in there if issubclass(getattr(lr_scheduler, name), lr_scheduler.LRScheduler)}
+    assert there - {"LRScheduler", "_LRScheduler", "ReduceLROnPlateau"} == set(SCHEDULERS)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize(
+    ("how", "cbs", "n_steps"),
+    [({}, [], 15), ({"accumulate": 2}, [], 9), ({}, [Skip()], 9), ({"accumulate": 2}, [Skip()], 6)],
+    ids=["plain", "accumulated", "cancelled", "both"],
+)
+def test_schedule_by_batch_then_gives_the_rates_of_the_scheduler_stepped_by_hand(name, how, cbs, n_steps):
+    momentum = (lambda parameters, lr: optim.SGD(parameters, lr, momentum=0.9)) if name == "CyclicLR" else optim.SGD
+    rates, _ = fit(Schedule(SCHEDULERS[name]), *cbs, opt_func=momentum, **how)
+    assert len(rates) == n_steps
+    assert rates == by_hand(SCHEDULERS[name], n_steps, momentum)
+
+
+@pytest.mark.parametrize("name", ["StepLR", "CosineAnnealingLR"])
+def test_schedule_by_epoch_then_steps_after_epochs_that_moved_the_weights(name):
+    class SkipSecondEpoch(Callback):
+        def before_batch(self, learn):
+            if learn.epoch == 1:
+                raise CancelBatchException
+
+    rates, _ = fit(Schedule(SCHEDULERS[name], step="epoch"), n_epochs=4)
+    assert rates[::N_BATCHES] == by_hand(SCHEDULERS[name], 4)
+    rates, _ = fit(Schedule(SCHEDULERS[name], step="epoch"), SkipSecondEpoch(), n_epochs=4)
+    assert rates[::N_BATCHES] == by_hand(SCHEDULERS[name], 3)
+
+
+def test_schedule_when_it_knows_the_run_then_spans_its_steps_accumulated_ones_too():
+    rates, _ = fit(Schedule(one_cycle(0.5)), accumulate=2)
+    assert rates == by_hand(lambda opt: one_cycle(0.5)(opt, 9), 9)
+    rates, _ = fit(Schedule(warmup_cosine(warmup_steps=3)))
+    assert rates == by_hand(lambda opt: warmup_cosine(warmup_steps=3)(opt, 15), 15)
+
+
+def test_schedule_when_given_a_function_of_steps_then_multiplies_the_rates():
+    rates, learn = fit(Schedule(lambda step: 0.5**step))
+    assert rates == [0.1 * 0.5**step for step in range(15)]
+    assert learn.history[-1]["lr"] == rates[-1]
+
+
+def test_reduce_on_plateau_when_validated_then_gets_the_monitored_value():
+    class Values(Callback):
+        def after_validate(self, learn):
+            learn.history[-1]["valid_loss"] = (1.0, 2.0, 2.0, 0.5)[learn.epoch]
+
+    schedule = Schedule(lambda opt: lr_scheduler.ReduceLROnPlateau(opt, patience=0), step="validate")
+    rates, _ = fit(Values(), schedule, valid=batches(), n_epochs=4)
+    assert rates[::N_BATCHES] == pytest.approx([0.1, 0.1, 0.01, 0.001])
+
+
+def test_parameter_scheduler_of_ignite_when_attached_natively_then_sets_the_rates():
+    learn = Learner(mlp(), (batches(), None), nn.CrossEntropyLoss(), optimizer=None, lr=0.1, device="cpu")
+    rates = []
+
+    @learn.trainer.on(Events.STARTED)
+    def attach():
+        scheduler = CosineAnnealingScheduler(learn.opt, "lr", 0.1, 0.0, cycle_size=10)
+        learn.trainer.add_event_handler(Events.ITERATION_STARTED, scheduler)
+        learn.trainer.add_event_handler(Events.ITERATION_STARTED, lambda: rates.append(learn.opt.param_groups[0]["lr"]))
+
+    learn.fit(1)
+    opt = optim.SGD([torch.zeros(1)], 0.1)
+    reference = CosineAnnealingScheduler(opt, "lr", 0.1, 0.0, cycle_size=10)
+    expected = []
+    for _ in range(N_BATCHES):
+        reference(None)
+        expected.append(opt.param_groups[0]["lr"])
+    assert rates == expected
+
+
+def unsized():
+    yield from batches()
+
+
+@pytest.mark.parametrize(
+    ("job", "error", "text"),
+    [
+        (
+            lambda: Schedule(one_cycle(0.5), step="steps"),
+            ValueError,
+            "step is 'batch', 'epoch' or 'validate'; got 'steps'",
+        ),
+        (
+            lambda: Learner(mlp(), (unsized, None), nn.CrossEntropyLoss(), 0.1, [Schedule(one_cycle(0.5))]).fit(1),
+            ValueError,
+            "needs the run's number of steps, so a training loader with a length",
+        ),
+        (
+            lambda: fit(Schedule(lambda opt: lr_scheduler.ReduceLROnPlateau(opt))),
+            ValueError,
+            "step='validate', and no other scheduler is; got ReduceLROnPlateau with step='batch'",
+        ),
+        (
+            lambda: fit(Schedule(SCHEDULERS["StepLR"], step="validate"), valid=batches()),
+            ValueError,
+            "got StepLR with step='validate'",
+        ),
+        (
+            lambda: fit(Schedule(lambda opt: lr_scheduler.ReduceLROnPlateau(opt), step="validate", monitor="x")),
+            ValueError,
+            "one of epoch, step, train_loss, lr, seconds; got 'x'",
+        ),
+    ],
+)
+def test_schedule_when_it_makes_no_sense_then_is_refused(job, error, text):
+    with pytest.raises(error, match=text):
+        job()
