@@ -10,12 +10,10 @@ from dataclasses import dataclass
 import torch
 import tyro
 from torch import nn, optim
-from torch.utils.data import DataLoader, random_split
 
-from ignite_trainer import EarlyStopping, Learner, Progress, TensorBoard, accuracy
-from ignite_trainer.data.images import fashion_mnist
+from ignite_trainer import DataLoaders, EarlyStopping, Learner, Progress, TensorBoard, accuracy
+from ignite_trainer.data import TensorLoader, fashion_mnist, random_split
 from ignite_trainer.models import SimpleNN
-from ignite_trainer.vision import import_torchvision
 
 
 @dataclass
@@ -37,19 +35,17 @@ class Options:
 
 
 def main(options: Options) -> None:
-    torch.manual_seed(options.seed)
-    train, test = fashion_mnist(options.root, import_torchvision().transforms.ToTensor())
-    train, valid = random_split(train, [50_000, 10_000])
-    train_dl = DataLoader(train, options.batch_size, shuffle=True)
-    valid_dl, test_dl = DataLoader(valid, options.batch_size), DataLoader(test, options.batch_size)
+    train, test = fashion_mnist(options.root)
+    train, valid = random_split(train, [50_000, 10_000], seed=options.seed)
+    dls = DataLoaders.from_datasets(train, valid, options.batch_size, seed=options.seed)
 
+    torch.manual_seed(options.seed)
     cbs = [Progress(), EarlyStopping(patience=options.patience), TensorBoard()]
     metrics = {"accuracy": accuracy}
-    learn = Learner(
-        SimpleNN(), (train_dl, valid_dl), nn.CrossEntropyLoss(), options.lr, cbs, optim.Adam, metrics=metrics
-    )
+    learn = Learner(SimpleNN(), dls, nn.CrossEntropyLoss(), options.lr, cbs, optim.Adam, metrics=metrics)
     learn.fit(options.epochs)
 
+    test_dl = TensorLoader(test.data, test.targets, batch_size=options.batch_size, images=True)
     print(f"Test Accuracy: {learn.evaluate(test_dl)['accuracy']:.2%}")
     print("The dashboard: .venv/bin/tensorboard --logdir runs")
 
