@@ -5,18 +5,24 @@
 On the first 6,000 training and 1,000 test images of Fashion-MNIST, so that it takes a minute.
 """
 
+import csv
 import io
+import itertools
 import sys
+import tempfile
 from contextlib import redirect_stdout
+from pathlib import Path
 
+import loop_to_learner
 import torch
 import tyro
+from matplotlib.figure import Figure
+from PIL import Image
 from torch import nn, optim
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
-from ignite_trainer import Learner, accuracy, fit
-from ignite_trainer.data.images import fashion_mnist
-from ignite_trainer.models import SimpleNN, SmallCNN
+from ignite_trainer import CSVImages, Learner, accuracy, fashion_mnist, fit, show_images
+from ignite_trainer.models import MLP, SimpleNN, SmallCNN, mlp
 from ignite_trainer.vision import import_torchvision
 
 NAMES = ("model", "dls", "loss_func", "lr", "cbs", "opt_func", "opt", "batch", "iter", "preds", "loss", "dl")
@@ -54,6 +60,18 @@ def same_bits(one, other):
     return all(torch.equal(value, theirs[key]) for key, value in one.state_dict().items())
 
 
+def tensors_of(data):
+    """The first 2,000 images as rows of numbers, and their labels."""
+    images, labels = next(iter(DataLoader(data, 2000)))
+    return images.flatten(1), labels
+
+
+def same_batches(one, other):
+    """Whether two lists of batches ``(x, y)`` hold the same bits."""
+    pairs = zip(one, other, strict=True)
+    return all(torch.equal(x1, x2) and torch.equal(y1, y2) for (x1, y1), (x2, y2) in pairs)
+
+
 def d1(train, valid) -> Row:
     """``fit`` with a CNN and SGD 0.1: line, return value, weights."""
     runs = []
@@ -69,6 +87,106 @@ def d1(train, valid) -> Row:
     holds = printed.getvalue().splitlines() == lines and ours == hand[-1][1:] and same_bits(model, hand_model)
     documents = "0 loss = 0.5227519570827485, accuracy = 0.8274"
     return "D1 fit", documents, lines[-1], printed.getvalue().splitlines()[-1], holds
+
+
+def d2(train, valid) -> Row:
+    """A perceptron as ``nn.Module`` and as ``nn.Sequential``: equal starts, equal ends."""
+    x, y = tensors_of(train)
+    ends = []
+    batches = DataLoader(TensorDataset(x, y), 50)
+    for job, form in itertools.product((hand_fit, fit), (MLP, mlp)):
+        torch.manual_seed(0)
+        model = form(784, 50, 10)
+        with redirect_stdout(io.StringIO()):
+            job(1, model, optim.SGD(model.parameters(), 0.1), nn.CrossEntropyLoss(), batches, batches)
+        ends.append(model)
+    holds = all(same_bits(end, ends[0]) for end in ends)
+    hand, ours = (f"Σ weights {nn.utils.parameters_to_vector(end.parameters()).sum():.4f}" for end in ends[::2])
+    return "D2 model", "nn.Module, nn.Sequential: l1, l2, relu", hand, ours, holds
+
+
+def d3(train, valid) -> Row:
+    """From the loop over slices to the Learner."""
+    with redirect_stdout(io.StringIO()):
+        rows = loop_to_learner.compare(*tensors_of(train))
+    hand, ours = (max(row[1] for row in rows if ("Learner" in row[0]) == by_us) for by_us in (False, True))
+    shown = [f"within {difference:.0e} of the first loop" for difference in (hand, ours)]
+    return "D3 optimizer", "p -= p.grad * lr; Optimizer; optim.SGD", *shown, all(row[-1] for row in rows)
+
+
+def d4(train, valid) -> Row:
+    """A Dataset that takes slices, and a DataLoader that yields them."""
+    x, y = tensors_of(train)
+    batches = loop_to_learner.DataLoader(loop_to_learner.Dataset(x, y), 70)
+    seen = []
+
+    class Look:
+        def after_loss(self, learn):
+            if learn.model.training:
+                seen.append(learn.batch)
+
+    learn = Learner(MLP(784, 50, 10), (batches, batches), nn.CrossEntropyLoss(), 0.1, [Look()], device="cpu")
+    learn.fit(1)
+    hand = [(x[i : i + 70], y[i : i + 70]) for i in range(0, len(x), 70)]
+    sizes = [f"{len(each)} batches, the last of {len(each[-1][1])}" for each in (hand, seen)]
+    return "D4 dataset", "Dataset(x, y), DataLoader(ds, bs)", *sizes, same_batches(hand, seen)
+
+
+def d6(train, valid) -> Row:
+    """A grid of 25 images of a shuffled batch of 64."""
+    images, labels = next(iter(DataLoader(train, 64, shuffle=True)))
+    hand = Figure(figsize=(10, 10))
+    for i in range(25):
+        ax = hand.add_subplot(5, 5, i + 1)
+        ax.imshow(images[i].squeeze(), cmap="gray")
+        ax.set_title(str(labels[i].item()))
+        ax.axis("off")
+    ours = show_images(images[:25], labels[:25])
+    seen = [[look_of(ax) for ax in figure.axes] for figure in (hand, ours)]
+    sizes = ["{:g}×{:g} inches".format(*figure.get_size_inches()) for figure in (hand, ours)]
+    holds = seen[0] == seen[1] and sizes[0] == sizes[1]
+    shown = [f"{len(axes)} axes, {size}" for axes, size in zip(seen, sizes, strict=True)]
+    return "D6 show_images", "5×5, 10×10 inches, grey, labels as titles", *shown, holds
+
+
+def look_of(ax):
+    """What a cell of a grid shows."""
+    (image,) = ax.images
+    return ax.get_title(), ax.axison, image.get_cmap().name, image.get_array().tobytes()
+
+
+class HandImages:
+    """The dataset of one's own, as it is written by hand."""
+
+    def __init__(self, csv_file, root_dir, transform=None):
+        with open(csv_file, newline="") as table:
+            self.rows = list(csv.reader(table))
+        self.root_dir, self.transform = root_dir, transform
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, i):
+        name, label = self.rows[i]
+        image = Image.open(self.root_dir / name)
+        return self.transform(image) if self.transform else image, int(label)
+
+
+def d7(train, valid) -> Row:
+    """Images that a table names, read by two workers in batches of four."""
+    transforms = import_torchvision().transforms
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))])
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        table = folder / "labels.csv"
+        rows = [(f"{i}.png", *train[i]) for i in range(10)]
+        for file, image, _ in rows:
+            transforms.ToPILImage()(image).save(folder / file)
+        table.write_text("".join(f"{file},{label}\n" for file, _, label in rows))
+        datasets = HandImages(table, folder, transform), CSVImages(table, folder, transform)
+        hand, ours = (list(DataLoader(dataset, batch_size=4, num_workers=2)) for dataset in datasets)
+    shapes = [", ".join(str(list(images.shape)) for images, _ in batches) for batches in (hand, ours)]
+    return "D7 own images", "Dataset(csv_file, root_dir, transform)", *shapes, same_batches(hand, ours)
 
 
 def d9(train, valid) -> Row:
@@ -136,6 +254,9 @@ def d11(train, valid) -> Row:
     return "D11 Learner", f"{len(NAMES)} names", "-", f"{len(NAMES) - len(missing)} names, {learn.step} steps", holds
 
 
+SYSTEMS = (d1, d2, d3, d4, d6, d7, d9, d10, d11)
+
+
 def main(root: str = "data") -> None:
     """Run the documents' systems beside their hand-written forms.
 
@@ -145,7 +266,7 @@ def main(root: str = "data") -> None:
     torch.set_num_threads(1)  # one order of additions on both sides
     train, valid = fashion_mnist(root, import_torchvision().transforms.ToTensor())
     data = Subset(train, range(6000)), Subset(valid, range(1000))
-    rows = [system(*data) for system in (d1, d9, d10, d11)]
+    rows = [system(*data) for system in SYSTEMS]
     for name, documents, hand, ours, holds in rows:
         print(f"{name}: {'holds' if holds else 'DOES NOT HOLD'}")
         print(f"    documents  {documents}\n    hand loop  {hand}\n    ours       {ours}")
