@@ -21,6 +21,7 @@ from .events import CancelEpochException as CancelEpochException
 from .events import CancelFitException as CancelFitException
 from .events import TrainEvents as TrainEvents
 from .handlers import EMA as EMA
+from .handlers import Checkpoint as Checkpoint
 from .handlers import EarlyStopping as EarlyStopping
 from .handlers import NaNGuard as NaNGuard
 from .handlers import Progress as Progress
@@ -37,6 +38,7 @@ from .optim import param_groups as param_groups
 from .optim import warmup_cosine as warmup_cosine
 from .plots import curves as curves
 from .plots import show_images as show_images
+from .rng import seed_everything as seed_everything
 from .steps import EvalStep as EvalStep
 from .steps import TrainStep as TrainStep
 from .version import __version__ as __version__

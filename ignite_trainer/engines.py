@@ -10,7 +10,7 @@ import functools
 import inspect
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -73,6 +73,7 @@ class CancellableEngine(Engine):
         place: index of the batch in this epoch, from 0; -1 before the first.
         cancelled: the ``Scope`` that was cancelled, 0 for none.
         widest: the widest scope that is running here; a cancel of a wider one escapes.
+        before_loader: called with the loader just before an epoch's iterator is made; None: nothing is.
         partners: the engines that a cancelled fit ends.
 
     Source: fastai's cancel exceptions, on Ignite's events.
@@ -92,6 +93,8 @@ class CancellableEngine(Engine):
         self.partners: tuple[CancellableEngine, ...] = (self,)
         self._request: CancelException | None = None
         self._epochs: Epochs | None = None
+        self.before_loader: Callable[[Any], None] | None = None
+        self.opener: Callable[[Epochs], Iterator[Any]] | None = None
         self._natives: dict[Any, list[Any]] = defaultdict(list)
         self._callback_events: frozenset[Any] = frozenset()
         self._dispatchers: dict[Any, tuple[int, Any]] = {}
@@ -309,6 +312,13 @@ class CancellableEngine(Engine):
         if self._epochs is not None and self._epochs.whole:
             self.measure_epoch()
             self.set_data(self._epochs)
+
+    def open_loader(self, epochs: Epochs) -> Iterator[Any]:
+        """The batches of the epoch that begins; ``opener``, where there is one, opens this one in its way, once."""
+        opener, self.opener = self.opener, None
+        if self.before_loader is not None:
+            self.before_loader(epochs.loader)
+        return epochs.begin() if opener is None else opener(epochs)
 
     def measure_epoch(self) -> None:
         """Have ``state.epoch_length`` say how many batches the loader has now; None where that is not known."""

@@ -37,7 +37,7 @@ class Epochs:
         try:
             if not engine.cancelled:
                 engine.measure_epoch()  # again: a callback may just have changed the loader
-                self.batches = self.begin()
+                self.batches = engine.open_loader(self)
                 for batch in self.batches:
                     engine.place += 1
                     engine.cancelled = 0  # a batch that was cancelled is over now

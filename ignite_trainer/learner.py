@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from ignite.engine import Events
@@ -23,9 +23,11 @@ from .engines import CancellableEngine, always
 from .epochs import check_loader, pair_of_loaders
 from .events import POINTS, CancelException, Scope, TrainEvents
 from .gradients import check_gradient_options, window_for
+from .handlers import Checkpoint
 from .metrics import Accuracy, Loss, attach_metric, metrics_from
 from .models import modes_kept
 from .optim import check_optimizer
+from .resume import MidEpoch, check_state, epoch_start, remaining_epochs, restore
 from .steps import EvalStep, Size, Step, TrainStep, autocast_for, loss_size_of, on_device, preparation
 from .summary import summarize
 from .timeline import timeline
@@ -70,6 +72,7 @@ class Learner:
         engine: the engine that is running, or ran last.
         validating: whether a fit's own validation is running.
         stop_reason: why the last fit ended before its time, in one line; empty if it did not.
+        results: the last validation's means.
         history: a dict for each epoch of this fit: epoch, step, train_loss, valid_loss, valid_<metric>, lr, seconds.
 
     Raises:
@@ -115,14 +118,15 @@ class Learner:
         check_gradient_options(accumulate, clip_norm)
         self.device = pick_device(device)
         self.model = model.to(self.device)
-        self.dls, (self._train_dl, self._valid_dl) = dls, pair_of_loaders(dls)
+        self.dls, (self.train_dl, self.valid_dl) = dls, pair_of_loaders(dls)
         self.loss_func, self.lr, self.cbs, self.opt_func = loss_func, lr, list(cbs), opt_func
-        self._optimizer, self._param_groups, self.accumulate = optimizer, param_groups, accumulate
+        self._optimizer, self._param_groups = optimizer, param_groups
+        self.accumulate, self.precision = accumulate, precision
         if optimizer is not None:
             check_optimizer(optimizer, model)
         self._compiled = torch.compile(model) if compile else None
         self.forward: Callable[[Any], Any] = self._compiled or model
-        self._folder = None if folder is None else Path(folder)
+        self._folder, self.folder_given = None if folder is None else Path(folder), folder is not None
         self.metrics = metrics_from(metrics)
 
         self.opt: Any = optimizer
@@ -132,8 +136,11 @@ class Learner:
         self.epoch = self.n_epochs = self.step = 0
         self.epochs: range = range(0)
         self.history: list[dict[str, float]] = []
-        self.stop_reason = ""
-        self.validating = False
+        self.results: dict[str, float] = {}
+        self.stop_reason, self.outcome = "", "finished"
+        self.validating = self.in_training_epoch = False
+        self.epoch_start: dict[str, Any] | None = None
+        self._state: dict[str, Any] | None = None
         self._methods: dict[str, list[tuple[Any, Callable[[Learner], None]]]] = {}
         self._in_fit = False
 
@@ -159,15 +166,17 @@ class Learner:
         """What runs at each event before anybody else's: bookkeeping, sums and metrics, callbacks, validation."""
         trainer, evaluator = self.trainer, self.evaluator
         self._unchecked = {trainer, evaluator}
+        self.train_loss = Loss(size)
         for engine in (trainer, evaluator):
             engine.widest = Scope.EPOCH  # until a fit runs
             engine.add_event_handler(Events.EPOCH_STARTED, always(self._begin_epoch))
             engine.add_event_handler(TrainEvents.PREDICTED, always(self._check_predictions))
             engine.add_event_handler(TrainEvents.LOSS_COMPUTED, always(self._check_loss))
-            attach_metric(engine, "loss", Loss(size))
+            attach_metric(engine, "loss", self.train_loss if engine is trainer else Loss(size))
         for name, metric in self.metrics.items():
             attach_metric(evaluator, name, metric)
         trainer.attach_points(self._dispatch)
+        trainer.add_event_handler(Events.STARTED, always(self._put_back))
         evaluator.attach_points(self._dispatch)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, always(self._validate))
         trainer.add_event_handler(Events.TERMINATE_SINGLE_EPOCH, always(self._validate_after_cut))
@@ -178,36 +187,42 @@ class Learner:
         """Train for so many epochs, each followed by validation, if there is a validation loader.
 
         Args:
-            n_epochs: 0 fires ``before_fit`` and ``after_fit`` only.
+            n_epochs: epochs in all, those done before a resume too; 0 fires ``before_fit`` and ``after_fit`` only.
+            resume: go on from the newest whole checkpoint of the run's folder, or from the one at this path; where
+                there is none yet, True begins from the start. A finished run trains nothing. Needs a ``Checkpoint``.
 
         Returns:
             The last validation's means: ``{"loss": …, "<metric>": …}``; empty without validation.
 
         Raises:
-            ValueError: ``n_epochs`` is negative; a loader is empty; labels or shapes that do not fit (first batch).
+            ValueError: ``n_epochs`` is negative; a loader is empty; labels or shapes that do not fit (first batch);
+                ``resume`` without a checkpoint callback or folder, or from another job.
             TypeError: a loader that cannot be gone through ``n_epochs`` times; a batch that is no pair.
             RuntimeError: a fit is running already.
         """
-        if resume is not False:
-            raise NotImplementedError("resume comes with checkpoints")
         if not isinstance(n_epochs, int) or n_epochs < 0:
             raise ValueError(f"n_epochs is the number of epochs, a whole number from 0; got {n_epochs!r}")
         if self._in_fit:
             raise RuntimeError("a Learner fits once at a time; this one is in the middle of a fit")
-        check_loader(self._train_dl, n_epochs, "training")
-        if self._valid_dl is not None:
-            check_loader(self._valid_dl, n_epochs, "validation")
+        check_loader(self.train_dl, n_epochs, "training")
+        if self.valid_dl is not None:
+            check_loader(self.valid_dl, n_epochs, "validation")
         self.n_epochs, self.epochs = n_epochs, range(n_epochs)
         self.epoch = self.step = 0
-        self.history = []
-        self.stop_reason = ""
-        self._results: dict[str, float] = {}
+        self.history, self.results = [], {}
+        self.stop_reason, self.outcome = "", "finished"
         self.opt = self._make_optimizer()
         self.opt.zero_grad()
         self._unchecked = {self.trainer, self.evaluator}
+        checkpoint = next((cb for cb in self.cbs if isinstance(cb, Checkpoint)), None)
+        self.trainer.before_loader = None if checkpoint is None else self._remember_epoch_start
+        state = None if resume is False else self._find_state(resume, checkpoint)
         with self._fitting():
-            self._run(self.trainer, self._train_dl, n_epochs)
-        return dict(self._results)
+            if state is None:
+                self._run(self.trainer, self.train_dl, n_epochs)
+            else:
+                self._go_on(state, n_epochs)
+        return dict(self.results)
 
     def evaluate(self, dl: Any = None) -> dict[str, float]:
         """Mean loss and metrics over a loader, without gradients; every submodule gets its mode back.
@@ -221,7 +236,7 @@ class Learner:
             ValueError: there is no such loader, or it is empty.
         """
         if dl is None:
-            dl = self._valid_dl
+            dl = self.valid_dl
         if dl is None:
             raise ValueError("evaluate needs a loader; this Learner has no validation loader: give one")
         self._unchecked.add(self.evaluator)
@@ -253,9 +268,9 @@ class Learner:
         if self.opt is None:
             self.opt = self._make_optimizer()
         if train:
-            self._run(self.trainer, self._train_dl, 1)
+            self._run(self.trainer, self.train_dl, 1)
         else:
-            self._evaluate(self._valid_dl)
+            self._evaluate(self.valid_dl)
 
     def one_batch(self) -> None:
         """The step on ``learn.batch``, in the phase of ``learn.model.training``; cancels escape."""
@@ -267,13 +282,15 @@ class Learner:
         self._gather_methods()
         self.engine.run_step_alone()
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: str, *, outcome: Literal["finished", "resumable", "broken"] = "finished") -> None:
         """End the fit once this batch, or the epoch that is ending, is over; ``after_fit`` is still called.
 
         Args:
             reason: one line for people, kept as ``stop_reason``.
+            outcome: "finished": there is nothing to go on with; "resumable": a resumed fit goes on; "broken": as it is
+                now it is not worth a checkpoint.
         """
-        self.stop_reason = reason
+        self.stop_reason, self.outcome = reason, outcome
         logging.getLogger("ignite_trainer").info(reason)
         self.trainer.terminate()
 
@@ -313,12 +330,34 @@ class Learner:
     @property
     def validates(self) -> bool:
         """Whether there is a validation loader."""
-        return self._valid_dl is not None
+        return self.valid_dl is not None
+
+    @property
+    def at_step_boundary(self) -> bool:
+        """Whether no window of ``accumulate`` batches is open."""
+        window = getattr(self.trainer.step, "window", None)
+        return window is None or window.done == 0
+
+    @property
+    def at_last_batch(self) -> bool:
+        """Whether this batch is its epoch's last, as far as the loader's length is known."""
+        return bool(self.engine.state.epoch_length == self.engine.place + 1)
+
+    @property
+    def ending(self) -> bool:
+        """Whether the epoch that is ending is the fit's last."""
+        return self.epoch + 1 >= self.n_epochs or bool(self.trainer.should_terminate)
+
+    @property
+    def scaler(self) -> Any:
+        """The ``GradScaler`` of precision "fp16"; else None."""
+        window = getattr(self.trainer.step, "window", None)
+        return None if window is None else window.scaler
 
     @property
     def monitors(self) -> list[str]:
         """The keys of a history row, which is what can be monitored."""
-        valid = [] if self._valid_dl is None else ["valid_loss", *(f"valid_{name}" for name in self.metrics)]
+        valid = [] if self.valid_dl is None else ["valid_loss", *(f"valid_{name}" for name in self.metrics)]
         return ["epoch", "step", "train_loss", *valid, "lr", "seconds"]
 
     # ---- how it runs ---------------------------------------------------------------------------------------------
@@ -344,12 +383,15 @@ class Learner:
                 self._detach_announcement()
                 self.trainer.widest = self.evaluator.widest = Scope.EPOCH
 
-    def _run(self, engine: CancellableEngine, dl: Any, n_epochs: int) -> None:
+    def _run(self, engine: CancellableEngine, dl: Any, n_epochs: int, *, done: tuple[int, int] | None = None) -> None:
         if not self._in_fit:
             self._gather_methods()
         before = self.engine, self.dl
         self.engine, self.dl = engine, dl
         engine.state.max_epochs = None  # a run from the start, also after one that ended early
+        if done is not None:
+            engine.state.max_epochs = n_epochs
+            engine.state.epoch, engine.state.iteration = done
         try:
             engine.run(dl, max_epochs=n_epochs)
         except Exception as error:
@@ -362,6 +404,45 @@ class Learner:
         finally:
             if engine is self.evaluator and self.trainer.running:
                 self.engine, self.dl = before
+
+    def _find_state(self, resume: bool | str | Path, checkpoint: Checkpoint | None) -> dict[str, Any] | None:
+        """The state to go on from, seen to be this job's; None where nothing was saved yet."""
+        if checkpoint is None:
+            raise ValueError("resume goes on from what a Checkpoint has saved; this Learner has none: add Checkpoint()")
+        if resume is True and checkpoint.is_nameless(self):
+            raise ValueError(
+                "resume=True looks in the run's folder, which is named by the time unless it is given: "
+                "give Learner(folder=...) or Checkpoint(folder=...)"
+            )
+        found = checkpoint.find(self, None if resume is True else Path(str(resume)))
+        if found is None:
+            return None
+        state, path = found
+        check_state(self, state, path)
+        return state
+
+    def _go_on(self, state: dict[str, Any], n_epochs: int) -> None:
+        """Run the rest of a fit: ``before_fit`` first, then everything is put back, in mid-epoch once more."""
+        progress, trainer = state["progress"], self.trainer
+        self.step, self.history = progress["step"], list(state["history"])
+        self._state = state
+        if not remaining_epochs(state, n_epochs):
+            n_done = progress["epoch"]
+            self.stop_reason = f"finished before: {n_done} epochs, {self.step} steps; nothing was left to train"
+            self._run(trainer, self.train_dl, 0)
+            return
+        if progress["batch"]:
+            trainer.opener = MidEpoch(self, state).begin
+        self._run(trainer, self.train_dl, n_epochs, done=(progress["epoch"], progress["iteration"]))
+
+    def _put_back(self) -> None:
+        """At STARTED, once ``before_fit`` has run everywhere."""
+        state, self._state = self._state, None
+        if state is not None:
+            restore(self, state)
+
+    def _remember_epoch_start(self, loader: Any) -> None:
+        self.epoch_start = epoch_start(loader)
 
     def _gather_methods(self) -> None:
         """Find, once, which callback has a method at which point, in order, and what the model is called through."""
@@ -390,16 +471,18 @@ class Learner:
         self.model.train(engine.training)
         if engine.training:
             self.epoch = engine.state.epoch - 1
+            self.in_training_epoch = True
             self._epoch_began = time.perf_counter()
 
     def _validate(self) -> None:
         """Evaluate, add the epoch's row to the history; VALIDATED follows once the native handlers have run."""
+        self.in_training_epoch = False
         if self.trainer.cancelled == Scope.FIT:
             return
         if self._in_fit:
-            if self._valid_dl is not None:
+            if self.valid_dl is not None:
                 self.validating = True
-                self._results = self._evaluate(self._valid_dl)
+                self.results = self._evaluate(self.valid_dl)
                 self.validating = False
             if self.trainer.cancelled != Scope.FIT:
                 self.history.append(self._row())
@@ -428,7 +511,7 @@ class Learner:
         return {name: self.evaluator.state.metrics[name] for name in ["loss", *self.metrics]}
 
     def _row(self) -> dict[str, float]:
-        valid = {} if self._valid_dl is None else {f"valid_{name}": value for name, value in self._results.items()}
+        valid = {} if self.valid_dl is None else {f"valid_{name}": value for name, value in self.results.items()}
         groups = getattr(self.opt, "param_groups", None)
         return {
             "epoch": self.epoch,

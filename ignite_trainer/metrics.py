@@ -53,6 +53,16 @@ class _Mean:
             self.total.add_(value, alpha=n)  # one kernel; a float32 times a count is exact in float64
         self.n = self.n + n
 
+    def state(self) -> list[Any]:
+        """What was added so far, as plain data."""
+        return [self.total, self.n]
+
+    def load(self, state: list[Any], device: torch.device) -> None:
+        """Go on from a ``state``."""
+        total, n = state
+        self.total = None if total is None else total.to(device)
+        self.n = n.to(device) if isinstance(n, Tensor) else n
+
     def mean(self) -> float:
         """The mean so far, NaN where nothing was added; waits for the device."""
         if self.total is None:
@@ -93,6 +103,14 @@ class Loss(Metric):
     def compute(self) -> float:
         """The mean so far."""
         return self._mean.mean()
+
+    def state(self) -> list[Any]:
+        """The sums so far, as plain data."""
+        return self._mean.state()
+
+    def load(self, state: list[Any], device: torch.device) -> None:
+        """Go on from a ``state``, on this device."""
+        self._mean.load(state, device)
 
     def iteration_completed(self, engine: Engine) -> None:
         """Take the loss of the batch that an engine of this package has just done."""

@@ -379,8 +379,3 @@ def test_evaluate_when_called_within_validation_then_is_refused_and_elsewhere_in
 def test_callback_class_when_a_method_is_one_slip_from_a_point_then_is_refused():
     with pytest.raises(TypeError, match=r"Careful.after_bacth is not a callback point; did you mean after_batch\?"):
         type("Careful", (Callback,), {"after_bacth": lambda self, learn: None})
-
-
-def test_later_options_when_asked_for_then_are_not_implemented_yet():
-    with pytest.raises(NotImplementedError, match="resume comes with checkpoints"):
-        learner().fit(1, resume=True)

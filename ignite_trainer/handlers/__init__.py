@@ -1,5 +1,6 @@
 """Early stopping, TensorBoard, progress: what hangs on the engines, one file each."""
 
+from .checkpoint import Checkpoint as Checkpoint
 from .early_stopping import EarlyStopping as EarlyStopping
 from .ema import EMA as EMA
 from .guards import NaNGuard as NaNGuard

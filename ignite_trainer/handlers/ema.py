@@ -50,6 +50,7 @@ class EMA(Callback):
     def after_step(self, learn: Any) -> None:
         """Move the averages towards the weights."""
         weights = _weights(learn.model)
+        self._place_beside(weights)
         if not self.other:
             self.other = [weight.clone() for weight in weights]
         else:
@@ -80,10 +81,17 @@ class EMA(Callback):
         """Go on from a ``state_dict``; the model has what it had then."""
         self.other, self.in_model = [tensor.clone() for tensor in state["other"]], state["in_model"]
 
+    def _place_beside(self, weights: list[Tensor]) -> None:
+        """A state that was loaded lies on the CPU."""
+        if self.other and self.other[0].device != weights[0].device:
+            self.other = [other.to(weight.device) for other, weight in zip(self.other, weights, strict=True)]
+
     def _swap(self, model: nn.Module, averages: bool) -> None:
         if self.in_model == averages or not self.other:
             return
-        for weight, other in zip(_weights(model), self.other, strict=True):
+        weights = _weights(model)
+        self._place_beside(weights)
+        for weight, other in zip(weights, self.other, strict=True):
             kept = weight.clone()
             weight.copy_(other)
             other.copy_(kept)

@@ -71,7 +71,7 @@ class NaNGuard(Callback):
         )
         if self.action == "raise":
             raise FloatingPointError(text)
-        learn.stop(f"NaN guard: {text}")
+        learn.stop(f"NaN guard: {text}", outcome="broken")
 
     def _skip(self, learn: Any) -> None:
         grads = [learn.loss.detach(), *(p.grad for p in learn.model.parameters() if p.grad is not None)]
@@ -107,8 +107,9 @@ class TimeLimit(Callback):
 
     def after_batch(self, learn: Any) -> None:
         """Look at the clock."""
-        if learn.model.training and time.monotonic() > self._end:
-            learn.stop(f"time limit: {self.seconds:g} seconds are over in epoch {learn.epoch + 1}, batch {learn.iter}")
+        if learn.model.training and time.monotonic() > self._end and learn.at_step_boundary:
+            text = f"time limit: {self.seconds:g} seconds are over in epoch {learn.epoch + 1}, batch {learn.iter}"
+            learn.stop(text, outcome="resumable")
 
 
 def _first_bad_parameter(model: torch.nn.Module) -> str:

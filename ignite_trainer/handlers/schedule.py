@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ..callbacks import Callback
 from ..epochs import loader_length
-from ..optim import build_scheduler
+from ..optim import LRSchedule, build_scheduler
 
 __all__ = ["Schedule"]
 
@@ -84,10 +84,20 @@ class Schedule(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The scheduler's state."""
-        return {"scheduler": self.scheduler.state_dict(), "steps_before_epoch": self._steps_before_epoch}
+        state = self.scheduler.state_dict()
+        return {"scheduler": state, "steps_before_epoch": self._steps_before_epoch, "n_steps": self.n_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a ``state_dict``; called after ``before_fit``."""
+        """Go on from a ``state_dict``; called after ``before_fit``.
+
+        Raises:
+            ValueError: a schedule over the whole run, and the run has another length now.
+        """
+        if isinstance(self.spec, LRSchedule) and state["n_steps"] != self.n_steps:
+            raise ValueError(
+                f"{self.spec} was laid out over {state['n_steps']} steps, the run has {self.n_steps} now: the same "
+                "number of epochs is needed to resume"
+            )
         self.scheduler.load_state_dict(state["scheduler"])
         self._steps_before_epoch = state["steps_before_epoch"]
 

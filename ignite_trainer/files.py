@@ -1,0 +1,118 @@
+"""Files that are whole or not there: written aside, made durable, then renamed; read only if their sum is right."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+__all__ = ["DamagedFile", "read_verified", "remove_with_sum", "write_whole"]
+
+
+class DamagedFile(ValueError):
+    """A file whose content is not what was written."""
+
+
+class _Summed:
+    """A file being written, with the sha256 of what goes in, and the first error that the disk gave."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.sha256 = file, hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            self.sha256.update(data)
+            return self.file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def write_whole(path: Path, write: Callable[[Any], None]) -> None:
+    """Write a file so that a crash at any moment leaves the former content or the new one, and its sum beside it.
+
+    ``write`` fills a temporary file in the same folder; it is flushed, synced and renamed, then the folder is synced.
+    While both contents are possible, ``path.sha256`` has the sums of both.
+
+    Args:
+        path: the file; its folder is made.
+        write: called with an object that has ``write(bytes)`` and ``flush()``.
+
+    Raises:
+        OSError: the first error of the disk, with the path; the former state is whole.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sums = _sum_file(path)
+    former = sums.read_text() if sums.exists() and path.exists() else ""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        new = _write_synced(temporary, write)
+        _replace_text(sums, f"{new}\n{former}")  # a crash from here on leaves old or new, and both sums are there
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+        _replace_text(sums, f"{new}\n")
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read_verified(path: Path) -> bytes:
+    """The content of a file that ``write_whole`` wrote.
+
+    Raises:
+        DamagedFile: it is not that content, or cannot be read, or has no sum.
+    """
+    try:
+        content, sums = path.read_bytes(), _sum_file(path).read_text().split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DamagedFile(f"{path} or its sum cannot be read: {error}") from error
+    if hashlib.sha256(content).hexdigest() not in sums:
+        raise DamagedFile(f"{path} is not what was written there: its sha256 is not that in {_sum_file(path).name}")
+    return content
+
+
+def remove_with_sum(path: Path) -> None:
+    """Delete a file and its sum."""
+    path.unlink(missing_ok=True)
+    _sum_file(path).unlink(missing_ok=True)
+
+
+def _sum_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _write_synced(path: Path, write: Callable[[Any], None]) -> str:
+    summed = None
+    try:
+        with path.open("wb") as file:
+            summed = _Summed(file)
+            write(summed)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    except Exception as error:
+        if summed is None or summed.error is None:
+            raise
+        raise OSError(summed.error.errno, summed.error.strerror, str(path)) from error  # torch hides it
+    return summed.sha256.hexdigest()
+
+
+def _replace_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    _write_synced(temporary, lambda file: file.write(text.encode()))
+    os.replace(temporary, path)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

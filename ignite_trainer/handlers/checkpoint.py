@@ -1,0 +1,256 @@
+"""Checkpoints: the whole state of a fit, saved so that a crash at any moment leaves a good one."""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+import pickle
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..callbacks import Callback
+from ..files import DamagedFile, read_verified, remove_with_sum, write_whole
+from ..resume import refuse_persistent_workers, snapshot
+from .best import Best
+from .signals import EXIT_RESUMABLE, SignalWatch
+
+__all__ = ["Checkpoint", "load_checkpoint", "newest_checkpoint"]
+
+
+class Checkpoint(Callback):
+    """Saves the whole state of the fit, for ``learn.fit(n, resume=True)`` to go on from, bit for bit.
+
+    Files are ``folder/checkpoints/step-00001200.pt``, their sha256 beside them, and ``best.pt``. A save that is due
+    within a window of ``accumulate`` batches waits for its step, one on an epoch's last batch for the validation.
+    SIGTERM, SIGUSR1 and a first Ctrl-C finish the batch (or the validation), save, and end with exit code 75.
+
+    Args:
+        folder: of the run; None: ``learn.folder``, which must then be given to resume.
+        every_steps: optimizer steps between two saves; None: none in mid-epoch.
+        every_epochs: epochs between two saves; None: only at the end.
+        every_seconds: the same in seconds; None: none.
+        keep: how many are kept, the newest.
+        monitor: a key of a history row; whenever it is better, ``best.pt`` is saved too.
+        background: write in a thread, from a copy of the state in memory.
+
+    Raises:
+        ValueError: an interval or ``keep`` below 1; at ``before_fit`` an unknown monitor, or a loader that cannot be
+            resumed.
+        OSError: the disk is full, or the folder is gone; the former checkpoints are whole.
+
+    >>> Checkpoint(every_steps=500, keep=3).keep
+    3
+    """
+
+    order = 90
+
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        *,
+        every_steps: int | None = None,
+        every_epochs: int | None = 1,
+        every_seconds: float | None = None,
+        keep: int = 2,
+        monitor: str | None = None,
+        background: bool = False,
+    ):
+        intervals = {"every_steps": every_steps, "every_epochs": every_epochs, "every_seconds": every_seconds}
+        for name, value in {**intervals, "keep": keep}.items():
+            if (value is not None and not value > 0) or (isinstance(value, float) and name != "every_seconds"):
+                raise ValueError(f"{name} is above 0, or None for never; got {value!r}")
+        self._given_folder = None if folder is None else Path(folder)
+        self.every_steps, self.every_epochs, self.every_seconds = every_steps, every_epochs, every_seconds
+        self.keep, self.monitor, self.background = keep, monitor, background
+        self.best = None if monitor is None else Best(monitor)
+        self.signals = SignalWatch()
+        self._writer: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    def folder(self, learn: Any) -> Path:
+        """Where the checkpoints of this learner's run are."""
+        return (self._given_folder or learn.folder) / "checkpoints"
+
+    def is_nameless(self, learn: Any) -> bool:
+        """Whether the folder would be named by the time, so that another process cannot know it."""
+        return self._given_folder is None and not learn.folder_given
+
+    def find(self, learn: Any, path: Path | None) -> tuple[dict[str, Any], Path] | None:
+        """The state to go on from, and its file.
+
+        Args:
+            learn: the Learner.
+            path: a checkpoint, or the folder of a run; None: this run's. None is found where nothing was saved yet.
+
+        Raises:
+            FileNotFoundError: nothing at the path.
+            ValueError: what is there is damaged.
+        """
+        if path is None:
+            return newest_checkpoint(self.folder(learn))
+        if path.is_file():
+            return load_checkpoint(path), path
+        found = newest_checkpoint(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
+        if found is None:
+            raise FileNotFoundError(f"resume is a checkpoint or the folder of a run; there is none at {path}")
+        return found
+
+    def before_fit(self, learn: Any) -> None:
+        """Look at what will be needed, make the folder, watch the signals."""
+        refuse_persistent_workers(learn.train_dl)
+        refuse_persistent_workers(learn.valid_dl)
+        if self.monitor is not None and self.monitor not in learn.monitors:
+            raise ValueError(
+                f"monitor is a key of a history row, one of {', '.join(learn.monitors)}; got {self.monitor!r}"
+            )
+        self.folder(learn).mkdir(parents=True, exist_ok=True)
+        if self.best is not None:
+            self.best = Best(self.best.monitor)
+        self._saved_at, self._saved_step, self._due = time.monotonic(), learn.step, False
+        self.signals.start()
+
+    def after_batch(self, learn: Any) -> None:
+        """Save in mid-epoch, where that is due."""
+        if not learn.model.training or self._failure is not None:
+            return self._raise_failure()
+        if self.every_steps is not None and learn.step - self._saved_step >= self.every_steps:
+            self._due = True
+        if self.every_seconds is not None and time.monotonic() - self._saved_at >= self.every_seconds:
+            self._due = True
+        if (self._due or self.signals.received) and learn.at_step_boundary and not learn.at_last_batch:
+            self._save(learn)
+
+    def after_validate(self, learn: Any) -> None:
+        """Save at the end of an epoch; the fit's last one waits for ``after_fit``."""
+        self._raise_failure()
+        if self.best is not None and self.best.update(learn.history[-1][self.best.monitor]):
+            self._write(self.folder(learn) / "best.pt", snapshot(learn))
+        if learn.ending:
+            return
+        every = self.every_epochs
+        if self._due or self.signals.received or (every is not None and (learn.epoch + 1) % every == 0):
+            self._save(learn)
+
+    def after_fit(self, learn: Any) -> None:
+        """Save the end, which says whether the run is finished; not what is broken, nor half a step."""
+        trained = learn.trainer.state.epoch > 0
+        if trained and learn.outcome != "broken" and learn.at_step_boundary:
+            self._save(learn, done=learn.outcome == "finished" and not learn.in_training_epoch)
+
+    def cleanup_fit(self, learn: Any, error: BaseException | None) -> None:
+        """Wait for the file that is being written, give the signals back."""
+        self.signals.stop()
+        self._wait()
+        if error is None:
+            self._raise_failure()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value so far."""
+        return {"best": None if self.best is None else self.best.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a ``state_dict``; a best value of another monitor is left out."""
+        if self.best is not None and state["best"] is not None and state["best"]["monitor"] == self.best.monitor:
+            self.best.load_state_dict(state["best"])
+        self._saved_at = time.monotonic()
+
+    def _save(self, learn: Any, *, done: bool = False) -> None:
+        path = self.folder(learn) / f"step-{learn.step:08d}.pt"
+        self._write(path, snapshot(learn, done=done), prune=True)
+        self._saved_at, self._saved_step, self._due = time.monotonic(), learn.step, False
+        if self.signals.received and not done:
+            self._wait()
+            self._raise_failure()
+            logging.getLogger("ignite_trainer").warning(
+                f"stopped by {self.signals.received} after step {learn.step}: {path} can be resumed"
+            )
+            raise SystemExit(EXIT_RESUMABLE)
+
+    def _write(self, path: Path, state: dict[str, Any], *, prune: bool = False) -> None:
+        self._wait()
+        if not self.background:
+            _write_checkpoint(path, state, self.keep if prune else None)
+            return
+        state = _copied(state)  # the fit goes on meanwhile
+
+        def write() -> None:
+            try:
+                _write_checkpoint(path, state, self.keep if prune else None)
+            except BaseException as error:
+                self._failure = error  # raised at the next batch
+
+        self._writer = threading.Thread(target=write, name="checkpoint")
+        self._writer.start()
+
+    def _wait(self) -> None:
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+
+    def _raise_failure(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+
+def newest_checkpoint(folder: Path) -> tuple[dict[str, Any], Path] | None:
+    """The newest checkpoint of a folder that is whole, and its path; None if there never was one.
+
+    Warns:
+        UserWarning: of each newer one that is damaged.
+
+    Raises:
+        ValueError: there are some, and all are damaged.
+    """
+    paths = sorted(folder.glob("step-*.pt"), reverse=True)
+    damaged = []
+    for path in paths:
+        try:
+            return load_checkpoint(path), path
+        except DamagedFile as error:
+            damaged.append(str(error))
+            warnings.warn(f"{error}; an older checkpoint is looked for", stacklevel=2)
+    if damaged:
+        raise ValueError(f"a run goes on from a whole checkpoint, and none in {folder} is: {'; '.join(damaged)}")
+    return None
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's state; no code in it is run.
+
+    Raises:
+        DamagedFile: it is not what was written.
+    """
+    content = read_verified(path)
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise DamagedFile(f"{path} is no checkpoint: {type(error).__name__} while it was loaded") from error
+    if not isinstance(state, dict) or state.get("format") != 1:
+        raise DamagedFile(f"{path} is no checkpoint of this version")
+    return state
+
+
+def _write_checkpoint(path: Path, state: dict[str, Any], keep: int | None) -> None:
+    write_whole(path, lambda file: torch.save(state, file))
+    if keep is not None:
+        others = sorted(path.parent.glob("step-*.pt"), reverse=True)
+        for old in [other for other in others if other != path][keep - 1 :]:
+            remove_with_sum(old)
+
+
+def _copied(value: Any) -> Any:
+    """The same nest, its tensors copied to the CPU."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_copied(part) for part in value)
+    return copy.deepcopy(value)

@@ -1,0 +1,219 @@
+"""Resume: everything that a fit is at a moment, as plain data, and how it is put back, bit for bit."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from .callbacks import in_order
+from .data import OrderedLoader
+from .epochs import loader_length
+from .rng import get_rng_state, set_rng_state
+
+__all__ = ["WALL_CLOCK", "MidEpoch", "check_state", "restore", "snapshot", "stateful"]
+
+WALL_CLOCK = ("seconds", "time/samples_per_second")
+"""The columns of a history and the tags of a dashboard that may differ between a run and its resumed twin."""
+
+
+def snapshot(learn: Any, *, done: bool = False) -> dict[str, Any]:
+    """All that a fit is after the batch, or the epoch, that has just ended: plain data for ``weights_only`` loading.
+
+    Args:
+        learn: a Learner in a fit, between two optimizer steps.
+        done: the fit is over; to run it again trains nothing.
+    """
+    mid_epoch = learn.in_training_epoch
+    scaler = learn.scaler
+    return {
+        "format": 1,
+        "model": learn.model.state_dict(),
+        "optimizer": learn.opt.state_dict() if hasattr(learn.opt, "state_dict") else {},
+        "scaler": {} if scaler is None else scaler.state_dict(),
+        "callbacks": {name: cb.state_dict() for name, cb in stateful(learn.cbs).items()},
+        "progress": {
+            "epoch": learn.epoch if mid_epoch else learn.epoch + 1,
+            "batch": learn.trainer.place + 1 if mid_epoch else 0,
+            "iteration": learn.trainer.state.iteration,
+            "step": learn.step,
+            "n_epochs": learn.n_epochs,
+            "done": done,
+            "stop_reason": learn.stop_reason,
+        },
+        "history": [dict(row) for row in learn.history],
+        "results": dict(learn.results),
+        "train_loss": learn.train_loss.state() if mid_epoch else None,
+        "options": _options(learn),
+        "train": _loader_state(learn.train_dl, mid_epoch),
+        "valid": _loader_state(learn.valid_dl, False),
+        "epoch_start": learn.epoch_start if mid_epoch else None,
+        "rng": get_rng_state(),
+    }
+
+
+def restore(learn: Any, state: dict[str, Any]) -> None:
+    """Put a fit back where a ``snapshot`` was taken; the random generators last."""
+    learn.model.load_state_dict(state["model"])
+    if hasattr(learn.opt, "load_state_dict"):
+        learn.opt.load_state_dict(state["optimizer"])
+    if learn.scaler is not None:
+        learn.scaler.load_state_dict(state["scaler"])
+    for name, cb in stateful(learn.cbs).items():
+        if name in state["callbacks"]:
+            cb.load_state_dict(state["callbacks"][name])
+    progress = state["progress"]
+    learn.step, learn.epoch = progress["step"], progress["epoch"]
+    learn.history = [dict(row) for row in state["history"]]
+    learn.results = dict(state["results"])
+    if state["train_loss"] is not None:
+        learn.train_loss.load(state["train_loss"], learn.device)
+    for dl, saved in ((learn.train_dl, state["train"]), (learn.valid_dl, state["valid"])):
+        if isinstance(dl, OrderedLoader):
+            if not progress["batch"] or dl is not learn.train_dl:
+                dl.set_epoch(saved["epoch"])
+        else:
+            _set_generators(dl, saved["generators"])
+    set_rng_state(state["rng"])
+
+
+class MidEpoch:
+    """Where to go on in an epoch that was cut: the batches that were done are sought past, or read and left.
+
+    Args:
+        learn: the Learner.
+        state: a ``snapshot`` taken between two batches.
+    """
+
+    def __init__(self, learn: Any, state: dict[str, Any]):
+        self.learn, self.state = learn, state
+
+    def begin(self, epochs: Any) -> Iterator[Any]:
+        """The rest of the epoch's batches; everything is as it was once the iterator is made."""
+        done, loader = self.state["progress"]["batch"], epochs.loader
+        if isinstance(loader, OrderedLoader):
+            loader.seek(self.state["train"]["epoch"], done)
+            batches: Iterator[Any] = iter(loader)
+        else:
+            start = self.state["epoch_start"]
+            _set_generators(loader, start["generators"])
+            set_rng_state(start["rng"])
+            batches = epochs.begin()
+            for i in range(done):
+                if next(batches, epochs) is epochs:
+                    raise ValueError(f"{done} batches of this epoch were done; the training loader now gives {i}")
+        self.learn.trainer.place = done - 1
+        self.learn.epoch_start = self.state["epoch_start"]
+        restore(self.learn, self.state)
+        return batches
+
+
+def epoch_start(loader: Any) -> dict[str, Any] | None:
+    """What a loader's order depends on, just before it is iterated; None for one that seeks."""
+    if isinstance(loader, OrderedLoader):
+        return None
+    return {"rng": get_rng_state(), "generators": [generator.get_state() for generator in _generators(loader)]}
+
+
+def check_state(learn: Any, state: dict[str, Any], path: Any) -> None:
+    """Refuse a state that is another job's.
+
+    Raises:
+        ValueError: data, batch size, seed, options or the model's shapes are not those that were saved; names both.
+    """
+    now = _options(learn)
+    for what, saved, ours in (
+        *(("option", state["options"], now),),
+        ("training loader", state["train"]["identity"], _identity(learn.train_dl)),
+        ("validation loader", state["valid"]["identity"], _identity(learn.valid_dl)),
+    ):
+        for key in sorted({*saved, *ours}):
+            if saved.get(key) != ours.get(key):
+                raise ValueError(
+                    f"{path} was saved with {key} {saved.get(key)!r}, the {what} has {ours.get(key)!r} now: the same "
+                    "is needed to resume"
+                )
+    shapes = {name: tuple(tensor.shape) for name, tensor in learn.model.state_dict().items()}
+    saved_shapes = {name: tuple(tensor.shape) for name, tensor in state["model"].items()}
+    for name in [*saved_shapes, *shapes]:
+        if saved_shapes.get(name) != shapes.get(name):
+            raise ValueError(
+                f"{path} was saved with {name} of shape {saved_shapes.get(name)}, the model has {shapes.get(name)} "
+                "now: the same model is needed to resume"
+            )
+    for name in state["callbacks"].keys() - stateful(learn.cbs).keys():
+        warnings.warn(f"{path} has a state of {name}, and there is no such callback now; it is left out", stacklevel=4)
+
+
+def refuse_persistent_workers(loader: Any) -> None:
+    """Workers that live on hold random states that cannot be saved.
+
+    Raises:
+        ValueError: a stock DataLoader with ``persistent_workers``.
+    """
+    if isinstance(loader, DataLoader) and loader.persistent_workers:
+        raise ValueError(
+            "a stock DataLoader with persistent_workers=True cannot be resumed, as its workers' random states live on; "
+            "got one with a Checkpoint: take DataLoaders.from_datasets, or leave persistent_workers out"
+        )
+
+
+def stateful(cbs: Iterable[Any]) -> dict[str, Any]:
+    """The callbacks that have a state, by class name; the second of a class is ``Name#2``."""
+    named: dict[str, Any] = {}
+    for cb in in_order(cbs):
+        if hasattr(cb, "state_dict") and hasattr(cb, "load_state_dict"):
+            name, number = type(cb).__name__, 2
+            while name in named:
+                name, number = f"{type(cb).__name__}#{number}", number + 1
+            named[name] = cb
+    return named
+
+
+def _options(learn: Any) -> dict[str, Any]:
+    return {"accumulate": learn.accumulate, "precision": learn.precision, "optimizer": type(learn.opt).__name__}
+
+
+def _identity(loader: Any) -> dict[str, Any]:
+    if isinstance(loader, OrderedLoader):
+        return loader.identity()
+    try:
+        length: int | None = loader_length(loader)
+    except TypeError:
+        length = None
+    identity: dict[str, Any] = {"kind": type(loader).__name__, "length": length}
+    if isinstance(loader, DataLoader):
+        n_samples = len(loader.dataset) if hasattr(loader.dataset, "__len__") else None
+        identity |= {"batch_size": loader.batch_size, "n_samples": n_samples, "num_workers": loader.num_workers}
+    return identity
+
+
+def _loader_state(loader: Any, mid_epoch: bool) -> dict[str, Any]:
+    state: dict[str, Any] = {"identity": _identity(loader)}
+    if isinstance(loader, OrderedLoader):
+        return {**state, "epoch": loader.order.epoch - mid_epoch}
+    return {**state, "generators": [generator.get_state() for generator in _generators(loader)]}
+
+
+def _generators(loader: Any) -> list[torch.Generator]:
+    """The generators of a stock DataLoader and its samplers, each once."""
+    batch_sampler = getattr(loader, "batch_sampler", None)
+    parts = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
+    found = [getattr(part, "generator", None) for part in parts]
+    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
+
+
+def _set_generators(loader: Any, states: list[torch.Tensor]) -> None:
+    for generator, state in zip(_generators(loader), states, strict=True):
+        generator.set_state(state)
+
+
+def remaining_epochs(state: dict[str, Any], n_epochs: int) -> int:
+    """How many epochs a fit of ``n_epochs`` still has after a saved state; 0 if that was the end."""
+    progress = state["progress"]
+    if progress["done"] and n_epochs <= progress["n_epochs"]:
+        return 0
+    return max(0, n_epochs - int(progress["epoch"]))

@@ -1,0 +1,79 @@
+"""Real processes, killed and signalled at random moments, and gone on with: the end has the same bits."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.resume_jobs import LOADERS, equal
+
+ROOT = Path(__file__).parents[1]
+SLOW = "0.04"  # seconds a batch: a kill then falls anywhere in the run
+
+
+def start(name, folder):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "SECONDS_A_BATCH": SLOW}
+    command = [sys.executable, "-W", "ignore", "-m", "tests.resume_jobs", name, str(folder), str(folder / "end.pt")]
+    with (folder / "stderr").open("w") as errors:
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=errors)
+
+
+def run_with(name, folder, rng, signals, n):
+    """Run the job; n times it is sent a signal at a random moment; the exit codes."""
+    codes = []
+    folder.mkdir(parents=True)
+    while not (folder / "end.pt").exists():
+        process = start(name, folder)
+        if len(codes) < n:
+            while process.poll() is None and not (folder / "started").exists():
+                time.sleep(0.005)
+            time.sleep(rng.random())
+            process.send_signal(rng.choice(signals))
+        process.wait(timeout=60)
+        (folder / "started").unlink(missing_ok=True)
+        codes.append(process.returncode)
+        assert process.returncode in (0, 75, -signal.SIGKILL), (folder / "stderr").read_text()
+    return codes
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The end of each job run without a disturbance, once for all tests."""
+    ends = {}
+
+    def end(name):
+        if name not in ends:
+            folder = tmp_path_factory.mktemp("whole") / "run"
+            run_with(name, folder, random.Random(0), [], 0)
+            ends[name] = torch.load(folder / "end.pt", weights_only=False)
+        return ends[name]
+
+    return end
+
+
+def test_job_when_killed_at_random_moments_then_ends_with_the_same_bits(whole, tmp_path, soak):
+    killed = 0
+    for i in range(34 if soak else 4):
+        name = list(LOADERS)[i % 6]
+        folder = tmp_path / str(i)
+        codes = run_with(name, folder, random.Random(i), [signal.SIGKILL], 3)
+        killed += codes.count(-signal.SIGKILL)
+        assert equal(torch.load(folder / "end.pt", weights_only=False), whole(name)), (name, i)
+    assert killed >= (90 if soak else 8)
+
+
+def test_job_when_signalled_at_random_moments_then_exits_75_and_ends_with_the_same_bits(whole, tmp_path, soak):
+    codes = []
+    for i, number in enumerate([signal.SIGTERM, signal.SIGUSR1, signal.SIGINT] * (10 if soak else 1)):
+        name = ["samples", "samples, 2 workers"][i % 2]
+        folder = tmp_path / str(i)
+        codes += run_with(name, folder, random.Random(i), [number], 2)
+        assert equal(torch.load(folder / "end.pt", weights_only=False), whole(name)), (name, number)
+    assert codes.count(75) >= (50 if soak else 4)
+    assert set(codes) <= {0, 75}

@@ -1,0 +1,212 @@
+"""Resume: from every checkpoint of a run the end has the same bits; finished runs and other jobs are noticed."""
+
+import warnings
+
+import pytest
+from torch import nn, optim
+from torch.utils.data import DataLoader
+
+from ignite_trainer import Callback, Checkpoint, EarlyStopping, Learner, Schedule, TimeLimit, one_cycle, seed_everything
+from ignite_trainer.handlers.checkpoint import load_checkpoint
+from tests.resume_jobs import LOADERS, N_EPOCHS, Noisy, end_of, equal, make
+from tests.tiny import blobs, mlp
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_resume_from_every_checkpoint_of_a_run_then_the_end_has_the_same_bits(name, tmp_path, soak):
+    whole = make(name, tmp_path / "whole", keep=1000)
+    whole.fit(N_EPOCHS)
+    expected = end_of(whole)
+    paths = sorted((tmp_path / "whole" / "checkpoints").glob("step-*.pt"))
+    assert len(paths) >= 3 * N_EPOCHS
+    if "workers" in name and not soak:
+        paths = paths[1::3]  # each resume starts its workers anew
+    for path in paths:
+        resumed = make(name, tmp_path / path.stem)
+        resumed.fit(N_EPOCHS, resume=path)
+        assert equal(end_of(resumed), expected), path.name
+
+
+def test_resume_when_nothing_was_saved_yet_then_begins_from_the_start(tmp_path):
+    ends = []
+    for resume in (False, True):
+        learn = make("tensors", tmp_path / str(resume))
+        learn.fit(N_EPOCHS, resume=resume)
+        ends.append(end_of(learn))
+    assert equal(*ends)
+
+
+def test_resume_of_a_finished_run_then_trains_nothing_says_so_and_has_the_same_weights(tmp_path):
+    first = make("tensors", tmp_path)
+    results = first.fit(N_EPOCHS)
+    batches = []
+
+    class Count(Callback):
+        def before_batch(self, learn):
+            batches.append(learn.iter)
+
+    again = make("tensors", tmp_path)
+    again.cbs.append(Count())
+    assert again.fit(N_EPOCHS, resume=True) == results
+    assert batches == []
+    assert again.stop_reason == f"finished before: 3 epochs, {first.step} steps; nothing was left to train"
+    assert equal(again.model.state_dict(), first.model.state_dict())
+    assert again.history == first.history
+
+
+def plain(folder, n=40, batch_size=8, cbs=(), model=None, **how):
+    seed_everything(0)
+    dls = DataLoader(list(zip(*blobs(n), strict=True)), batch_size, shuffle=True), None
+    cbs = [*cbs, Checkpoint()]
+    return Learner(model or mlp(), dls, nn.CrossEntropyLoss(), 0.1, cbs, device="cpu", folder=folder, **how)
+
+
+def test_resume_with_more_epochs_then_goes_on_from_the_end_as_if_they_had_been_asked_for(tmp_path):
+    whole = plain(tmp_path / "whole")
+    whole.fit(5)
+    expected = end_of(whole)
+    plain(tmp_path / "parts").fit(2)
+    parts = plain(tmp_path / "parts")
+    parts.fit(5, resume=True)
+    assert equal(end_of(parts), expected)
+
+
+def test_resume_after_early_stopping_then_is_finished(tmp_path):
+    stopping = lambda: EarlyStopping("train_loss", mode="max", patience=1)  # noqa: E731
+    plain(tmp_path, cbs=[stopping()]).fit(9)
+    again = plain(tmp_path, cbs=[stopping()])
+    again.fit(9, resume=True)
+    assert again.stop_reason.startswith("finished before: 2 epochs")
+
+
+def test_resume_after_a_time_limit_then_goes_on_to_the_same_bits(tmp_path):
+    whole = plain(tmp_path / "whole")
+    whole.fit(3)
+    expected = end_of(whole)
+
+    class Stop(Callback):
+        def after_batch(self, learn):
+            if (learn.epoch, learn.iter) == (1, 2):
+                learn.stop("time limit", outcome="resumable")
+
+    plain(tmp_path / "parts", cbs=[Stop(), TimeLimit(1000)]).fit(3)
+    parts = plain(tmp_path / "parts")
+    parts.fit(3, resume=True)
+    assert equal(end_of(parts), expected)
+
+
+CHANGED = {
+    "data length": (lambda folder: plain(folder, n=41), "was saved with length 5, the training loader has 6 now"),
+    "batch size": (lambda folder: plain(folder, n=80, batch_size=16), "saved with batch_size 8, .* has 16 now"),
+    "shapes": (
+        lambda folder: plain(folder, model=nn.Linear(6, 3)),
+        r"saved with 0.weight of shape \(16, 6\), the model has None now",
+    ),
+    "accumulate": (lambda folder: plain(folder, accumulate=2), "saved with accumulate 1, the option has 2 now"),
+    "optimizer": (
+        lambda folder: plain(folder, opt_func=optim.Adam),
+        "saved with optimizer 'SGD', the option has 'Adam'",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CHANGED)
+def test_resume_of_another_job_then_is_refused_with_both_values(what, tmp_path):
+    plain(tmp_path).fit(1)
+    changed, text = CHANGED[what]
+    with pytest.raises(ValueError, match=text):
+        changed(tmp_path).fit(2, resume=True)
+
+
+def test_resume_when_the_seed_of_our_loader_changed_then_is_refused_with_both(tmp_path):
+    make("tensors", tmp_path).fit(1)
+    other = make("tensors", tmp_path)
+    other.train_dl.order.seed = 9
+    with pytest.raises(ValueError, match="was saved with seed 0, the training loader has 9 now"):
+        other.fit(3, resume=True)
+
+
+def test_resume_when_a_schedule_spans_another_run_then_is_refused(tmp_path):
+    plain(tmp_path, cbs=[Schedule(one_cycle(0.5))]).fit(2)
+    with pytest.raises(ValueError, match="was laid out over 10 steps, the run has 15 now"):
+        plain(tmp_path, cbs=[Schedule(one_cycle(0.5))]).fit(3, resume=True)
+
+
+def test_resume_when_a_callback_is_gone_then_warns_and_goes_on(tmp_path):
+    plain(tmp_path, cbs=[EarlyStopping("train_loss")]).fit(1)
+    with pytest.warns(UserWarning, match="has a state of EarlyStopping, and there is no such callback now"):
+        plain(tmp_path).fit(2, resume=True)
+
+
+def test_resume_without_what_it_needs_then_says_what(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    learn = Learner(mlp(), ([blobs(8)], None), nn.CrossEntropyLoss(), 0.1, device="cpu")
+    with pytest.raises(ValueError, match=r"this Learner has none: add Checkpoint\(\)"):
+        learn.fit(1, resume=True)
+    learn.cbs.append(Checkpoint())
+    with pytest.raises(ValueError, match="named by the time unless it is given"):
+        learn.fit(1, resume=True)
+    with pytest.raises(FileNotFoundError, match="a checkpoint or the folder of a run; there is none at nowhere"):
+        learn.fit(1, resume="nowhere")
+
+
+def test_checkpoint_with_persistent_workers_of_a_stock_loader_then_is_refused(tmp_path):
+    loader = DataLoader(Noisy(8, 0), 4, num_workers=1, persistent_workers=True)
+    learn = Learner(mlp(), (loader, None), nn.CrossEntropyLoss(), 0.1, [Checkpoint()], folder=tmp_path)
+    with pytest.raises(ValueError, match=r"take DataLoaders.from_datasets, or leave persistent_workers out"):
+        learn.fit(1)
+
+
+def test_checkpoints_when_kept_then_are_the_newest_and_the_best(tmp_path):
+    class Values(Callback):
+        def after_validate(self, learn):
+            learn.history[-1]["train_loss"] = (3.0, 1.0, 2.0, float("nan"))[learn.epoch]
+
+    learn = plain(tmp_path, cbs=[Values()])
+    learn.cbs[-1] = Checkpoint(keep=2, monitor="train_loss")
+    learn.fit(4)
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    steps = ["best.pt", "step-00000015.pt", "step-00000020.pt"]
+    assert names == sorted([*steps, *(f"{name}.sha256" for name in steps)])
+    assert load_checkpoint(tmp_path / "checkpoints" / "best.pt")["progress"]["step"] == 10
+
+
+def test_checkpoint_in_the_background_then_is_the_same_file_content(tmp_path):
+    states = []
+    for background in (False, True):
+        learn = plain(tmp_path / str(background))
+        learn.cbs[-1] = Checkpoint(every_steps=2, keep=100, background=background)
+        learn.fit(2)
+        paths = sorted((tmp_path / str(background) / "checkpoints").glob("*.pt"))
+        states.append({path.name: load_checkpoint(path)["model"] for path in paths})
+    assert equal(*states)
+
+
+@pytest.mark.parametrize("how", [{"every_steps": 0}, {"every_epochs": -1}, {"keep": 0}, {"every_seconds": 0}])
+def test_checkpoint_when_an_interval_makes_no_sense_then_is_refused(how):
+    with pytest.raises(ValueError, match=f"{next(iter(how))} is above 0, or None for never; got"):
+        Checkpoint(**how)
+
+
+def test_checkpoint_when_the_monitor_is_unknown_then_is_refused(tmp_path):
+    learn = plain(tmp_path)
+    learn.cbs[-1] = Checkpoint(monitor="f1")
+    with pytest.raises(ValueError, match="one of epoch, step, train_loss, lr, seconds; got 'f1'"):
+        learn.fit(1)
+
+
+def test_nan_when_the_guard_stops_the_fit_then_the_last_good_checkpoint_is_the_newest(tmp_path):
+    from ignite_trainer import NaNGuard
+
+    class Poison(Callback):
+        def after_loss(self, learn):
+            if learn.epoch == 2:
+                learn.loss = learn.loss * float("nan")
+
+    plain(tmp_path, cbs=[Poison(), NaNGuard(every_steps=1)]).fit(5)
+    again = plain(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        again.fit(5, resume=True)
+    assert all(parameter.isfinite().all() for parameter in again.model.parameters())
+    assert len(again.history) == 5
