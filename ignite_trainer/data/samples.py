@@ -1,5 +1,7 @@
 """Batches made sample by sample: a stock DataLoader on our order, every sample with randomness of its own."""
 
+import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -168,6 +170,9 @@ class _WorkerInit:
         self.then = then
 
     def __call__(self, worker: int) -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None and os.getppid() != parent.pid:
+            os._exit(1)  # it was killed just now; torch's own watch begins later, and would watch for another process
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         if self.then is not None:

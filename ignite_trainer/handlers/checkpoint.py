@@ -174,6 +174,7 @@ class Checkpoint(Callback):
 
     def _write(self, path: Path, state: dict[str, Any], *, prune: bool = False) -> None:
         self._wait()
+        self._raise_failure()
         if not self.background:
             _write_checkpoint(path, state, self.keep if prune else None)
             return
@@ -229,7 +230,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     content = read_verified(path)
     try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # torch warns of strange pickles, which are refused just below
+            warnings.simplefilter("ignore")
+            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise DamagedFile(f"{path} is no checkpoint: {type(error).__name__} while it was loaded") from error
     if not isinstance(state, dict) or state.get("format") != 1:
