@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from typing import Any
 
-from .events import POINTS
+from .events import POINTS, CancelException
 
-__all__ = ["Callback", "in_order", "run_cbs"]
+__all__ = ["Callback", "Dispatcher", "in_order", "run_cbs"]
 
 
 class Callback:
@@ -65,3 +65,38 @@ def run_cbs(cbs: Iterable[Any], method_name: str, learn: Any = None) -> None:
         method: Callable[[Any], None] | None = getattr(cb, method_name, None)
         if method is not None:
             method(learn)
+
+
+class Dispatcher:
+    """Calls a learner's callbacks at the points of its engines: who has which method is found once, before a run.
+
+    Args:
+        learn: the Learner.
+        also: engine → points at which something else listens.
+    """
+
+    def __init__(self, learn: Any, also: Callable[[Any], set[str]]):
+        self.learn, self.also = learn, also
+        self.methods: dict[str, list[tuple[Any, Callable[[Any], None]]]] = {}
+
+    def gather(self) -> None:
+        """Find which callback has a method at which point, in order."""
+        cbs = in_order(self.learn.cbs)
+        self.methods = {name: [(cb, getattr(cb, name)) for cb in cbs if hasattr(cb, name)] for name in POINTS}
+        for engine in (self.learn.trainer, self.learn.evaluator):
+            self.listen(engine)
+
+    def listen(self, engine: Any) -> None:
+        """Tell an engine at which points somebody listens; it is silent at the others."""
+        engine.listen_for({name for name, methods in self.methods.items() if methods} | self.also(engine))
+
+    def __call__(self, point: str) -> None:
+        """Call them at a point; an exception gets a note of who raised it."""
+        for cb, method in self.methods[point]:
+            try:
+                method(self.learn)
+            except CancelException:
+                raise
+            except Exception as error:
+                self.learn.engine.annotate(error, f"{type(cb).__name__}.{point}")
+                raise

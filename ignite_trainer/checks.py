@@ -8,7 +8,43 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["check_loss", "check_predictions"]
+from .metrics import Accuracy
+
+__all__ = ["FirstBatchChecks", "check_loss", "check_predictions"]
+
+
+class FirstBatchChecks:
+    """Looks at predictions, targets and loss of the first batch that each engine does in a run.
+
+    Args:
+        learn: the Learner.
+    """
+
+    def __init__(self, learn: Any):
+        self.learn = learn
+        self._expected: set[Any] = set()
+
+    def expect(self, *engines: Any) -> None:
+        """Look at the next batch of these engines."""
+        self._expected.update(engines)
+
+    def points(self, engine: Any) -> set[str]:
+        """The points at which an engine's batch is to be looked at; none once that is done."""
+        return {"after_predict", "after_loss"} if engine in self._expected else set()
+
+    def check_predictions(self, engine: Any) -> None:
+        """At PREDICTED: labels and shapes."""
+        if engine in self._expected:
+            learn = self.learn
+            check_predictions(learn.loss_func, learn.preds, learn.batch[1], engine.phase)
+            if any(isinstance(metric, Accuracy) for metric in learn.metrics.values()):
+                Accuracy.check(learn.preds, learn.batch[1])
+
+    def check_loss(self, engine: Any) -> None:
+        """At LOSS_COMPUTED: the loss itself; then the batch has been looked at."""
+        if engine in self._expected:
+            check_loss(self.learn.loss)
+            self._expected.discard(engine)
 
 
 def check_predictions(loss_func: Any, preds: Any, y: Any, phase: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
@@ -16,21 +15,21 @@ import torch
 from ignite.engine import Events
 from torch import Tensor, nn, optim
 
-from .callbacks import in_order, run_cbs
-from .checks import check_loss, check_predictions
+from .callbacks import Dispatcher, in_order, run_cbs
+from .checks import FirstBatchChecks
 from .devices import pick_device
 from .engines import CancellableEngine, always
 from .epochs import check_loader, pair_of_loaders
-from .events import POINTS, CancelException, Scope, TrainEvents
+from .events import Scope, TrainEvents
 from .gradients import check_gradient_options, window_for
-from .handlers import Checkpoint
 from .metrics import Accuracy, Loss, attach_metric, metrics_from
 from .models import modes_kept
-from .optim import check_optimizer
-from .resume import MidEpoch, check_state, epoch_start, remaining_epochs, restore
-from .steps import EvalStep, Size, Step, TrainStep, autocast_for, loss_size_of, on_device, preparation
+from .optim import OptimizerOptions
+from .resume import Resumption
+from .steps import EvalStep, Size, Step, TrainStep, autocast_for, loss_size_of, on_device, own_step, preparation
 from .summary import summarize
 from .timeline import timeline
+from .validation import Validation
 
 __all__ = ["Learner", "fit"]
 
@@ -110,20 +109,13 @@ class Learner:
         loss_size: Size | None = None,
         folder: str | Path | None = None,
     ):
-        if (optimizer is None and lr is None and param_groups is None) or (optimizer is not None and lr is not None):
-            given = "neither" if optimizer is None else "both"
-            raise ValueError(f"a Learner needs lr, for opt_func, or optimizer, an instance; got {given}")
-        if optimizer is not None and param_groups is not None:
-            raise ValueError("param_groups are for opt_func; the optimizer given has groups already: leave them out")
         check_gradient_options(accumulate, clip_norm)
         self.device = pick_device(device)
         self.model = model.to(self.device)
         self.dls, (self.train_dl, self.valid_dl) = dls, pair_of_loaders(dls)
         self.loss_func, self.lr, self.cbs, self.opt_func = loss_func, lr, list(cbs), opt_func
-        self._optimizer, self._param_groups = optimizer, param_groups
+        self._optimizer_options = OptimizerOptions(model, optimizer, lr, param_groups)
         self.accumulate, self.precision = accumulate, precision
-        if optimizer is not None:
-            check_optimizer(optimizer, model)
         self._compiled = torch.compile(model) if compile else None
         self.forward: Callable[[Any], Any] = self._compiled or model
         self._folder, self.folder_given = None if folder is None else Path(folder), folder is not None
@@ -140,22 +132,14 @@ class Learner:
         self.stop_reason, self.outcome = "", "finished"
         self.validating = self.in_training_epoch = False
         self.epoch_start: dict[str, Any] | None = None
-        self._state: dict[str, Any] | None = None
-        self._methods: dict[str, list[tuple[Any, Callable[[Learner], None]]]] = {}
-        self._in_fit = False
+        self.epoch_began = 0.0
+        self.in_fit = False
 
         size = loss_size or loss_size_of(loss_func)
         prepare, autocast = preparation(self.device, prepare_batch), autocast_for(precision, self.device)
         window = window_for(self.device, size, precision=precision, accumulate=accumulate, clip_norm=clip_norm)
-        if step is None:
-            step = TrainStep(prepare, autocast, window)
-        elif window is not None or autocast is not None:
-            warnings.warn(
-                "precision, accumulate and clip_norm belong to TrainStep; a step of one's own does that itself, so "
-                "they have no effect here",
-                stacklevel=2,
-            )
-        self.trainer = CancellableEngine(step if isinstance(step, TrainStep) else _counting(step), self, training=True)
+        train_step = TrainStep(prepare, autocast, window) if step is None else own_step(step, autocast, window)
+        self.trainer = CancellableEngine(train_step, self, training=True)
         self._eval_step = EvalStep(prepare, autocast)
         self.evaluator = CancellableEngine(self._eval_step, self, training=False)
         self.trainer.partners = self.evaluator.partners = (self.trainer, self.evaluator)
@@ -165,21 +149,25 @@ class Learner:
     def _attach_handlers(self, size: Size) -> None:
         """What runs at each event before anybody else's: bookkeeping, sums and metrics, callbacks, validation."""
         trainer, evaluator = self.trainer, self.evaluator
-        self._unchecked = {trainer, evaluator}
         self.train_loss = Loss(size)
+        self._first_batches = FirstBatchChecks(self)
+        self._dispatch = Dispatcher(self, self._first_batches.points)
+        self._validation = Validation(self)
+        self._resumption = Resumption(self)
         for engine in (trainer, evaluator):
             engine.widest = Scope.EPOCH  # until a fit runs
             engine.add_event_handler(Events.EPOCH_STARTED, always(self._begin_epoch))
-            engine.add_event_handler(TrainEvents.PREDICTED, always(self._check_predictions))
-            engine.add_event_handler(TrainEvents.LOSS_COMPUTED, always(self._check_loss))
+            engine.add_event_handler(TrainEvents.PREDICTED, always(self._first_batches.check_predictions))
+            engine.add_event_handler(TrainEvents.LOSS_COMPUTED, always(self._first_batches.check_loss))
+            engine.add_event_handler(TrainEvents.LOSS_COMPUTED, always(self._dispatch.listen))
             attach_metric(engine, "loss", self.train_loss if engine is trainer else Loss(size))
         for name, metric in self.metrics.items():
             attach_metric(evaluator, name, metric)
         trainer.attach_points(self._dispatch)
-        trainer.add_event_handler(Events.STARTED, always(self._put_back))
+        trainer.add_event_handler(Events.STARTED, always(self._resumption.put_back))
         evaluator.attach_points(self._dispatch)
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, always(self._validate))
-        trainer.add_event_handler(Events.TERMINATE_SINGLE_EPOCH, always(self._validate_after_cut))
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, always(self._validation.run))
+        trainer.add_event_handler(Events.TERMINATE_SINGLE_EPOCH, always(self._validation.run_after_cut))
 
     # ---- what users call -----------------------------------------------------------------------------------------
 
@@ -202,7 +190,7 @@ class Learner:
         """
         if not isinstance(n_epochs, int) or n_epochs < 0:
             raise ValueError(f"n_epochs is the number of epochs, a whole number from 0; got {n_epochs!r}")
-        if self._in_fit:
+        if self.in_fit:
             raise RuntimeError("a Learner fits once at a time; this one is in the middle of a fit")
         check_loader(self.train_dl, n_epochs, "training")
         if self.valid_dl is not None:
@@ -211,17 +199,12 @@ class Learner:
         self.epoch = self.step = 0
         self.history, self.results = [], {}
         self.stop_reason, self.outcome = "", "finished"
-        self.opt = self._make_optimizer()
+        self.opt = self._optimizer_options.make(self.opt_func)
         self.opt.zero_grad()
-        self._unchecked = {self.trainer, self.evaluator}
-        checkpoint = next((cb for cb in self.cbs if isinstance(cb, Checkpoint)), None)
-        self.trainer.before_loader = None if checkpoint is None else self._remember_epoch_start
-        state = None if resume is False else self._find_state(resume, checkpoint)
+        self._first_batches.expect(self.trainer, self.evaluator)
+        done = self._resumption.prepare(resume, n_epochs)
         with self._fitting():
-            if state is None:
-                self._run(self.trainer, self.train_dl, n_epochs)
-            else:
-                self._go_on(state, n_epochs)
+            self._run(self.trainer, self.train_dl, n_epochs, done)
         return dict(self.results)
 
     def evaluate(self, dl: Any = None) -> dict[str, float]:
@@ -239,9 +222,9 @@ class Learner:
             dl = self.valid_dl
         if dl is None:
             raise ValueError("evaluate needs a loader; this Learner has no validation loader: give one")
-        self._unchecked.add(self.evaluator)
+        self._first_batches.expect(self.evaluator)
         with modes_kept(self.model):
-            return self._evaluate(dl)
+            return self.run_evaluator(dl)
 
     def predict(self, dl: Any) -> Tensor:
         """The model's outputs for a loader, (N, …) on the CPU, in the loader's order.
@@ -266,20 +249,21 @@ class Learner:
         A ``CancelFitException`` escapes. The optimizer of the last fit is used, or made.
         """
         if self.opt is None:
-            self.opt = self._make_optimizer()
+            self.opt = self._optimizer_options.make(self.opt_func)
         if train:
             self._run(self.trainer, self.train_dl, 1)
         else:
-            self._evaluate(self.valid_dl)
+            self.run_evaluator(self.valid_dl)
 
     def one_batch(self) -> None:
         """The step on ``learn.batch``, in the phase of ``learn.model.training``; cancels escape."""
         if self.opt is None:
-            self.opt = self._make_optimizer()
+            self.opt = self._optimizer_options.make(self.opt_func)
         batch = self.batch
         self.engine = self.trainer if self.model.training else self.evaluator
         self.batch = batch
-        self._gather_methods()
+        self._dispatch.gather()
+        self.forward = self._compiled or self.model
         self.engine.run_step_alone()
 
     def stop(self, reason: str, *, outcome: Literal["finished", "resumable", "broken"] = "finished") -> None:
@@ -365,13 +349,13 @@ class Learner:
     @contextmanager
     def _fitting(self) -> Iterator[None]:
         """In here cancels of the fit are caught; at the end ``cleanup_fit`` is called on each callback that has it."""
-        self._gather_methods()
+        self._dispatch.gather()
         error: BaseException | None = None
         with ExitStack() as stack:  # calls them all, even if one raises
             for cb in reversed(in_order(self.cbs)):
                 if hasattr(cb, "cleanup_fit"):
                     stack.push(lambda *raised, cb=cb: cb.cleanup_fit(self, error))
-            self._in_fit = True
+            self.in_fit = True
             self.trainer.widest = self.evaluator.widest = Scope.FIT
             try:
                 yield
@@ -379,17 +363,21 @@ class Learner:
                 error = raised
                 raise
             finally:
-                self._in_fit = self.validating = False
-                self._detach_announcement()
+                self.in_fit = self.validating = False
+                self._validation.detach()
                 self.trainer.widest = self.evaluator.widest = Scope.EPOCH
 
-    def _run(self, engine: CancellableEngine, dl: Any, n_epochs: int, *, done: tuple[int, int] | None = None) -> None:
-        if not self._in_fit:
-            self._gather_methods()
+    def _run(self, engine: CancellableEngine, dl: Any, n_epochs: int, done: tuple[int, int] = (0, 0)) -> None:
+        """Run an engine; ``done``: the epochs and iterations that a resumed fit has behind it."""
+        self.forward = self._compiled or self.model
+        if not self.in_fit:
+            self._dispatch.gather()
         before = self.engine, self.dl
         self.engine, self.dl = engine, dl
         engine.state.max_epochs = None  # a run from the start, also after one that ended early
-        if done is not None:
+        if done[0] == n_epochs:
+            n_epochs = 0  # before_fit and after_fit only
+        elif done != (0, 0):
             engine.state.max_epochs = n_epochs
             engine.state.epoch, engine.state.iteration = done
         try:
@@ -405,143 +393,20 @@ class Learner:
             if engine is self.evaluator and self.trainer.running:
                 self.engine, self.dl = before
 
-    def _find_state(self, resume: bool | str | Path, checkpoint: Checkpoint | None) -> dict[str, Any] | None:
-        """The state to go on from, seen to be this job's; None where nothing was saved yet."""
-        if checkpoint is None:
-            raise ValueError("resume goes on from what a Checkpoint has saved; this Learner has none: add Checkpoint()")
-        if resume is True and checkpoint.is_nameless(self):
-            raise ValueError(
-                "resume=True looks in the run's folder, which is named by the time unless it is given: "
-                "give Learner(folder=...) or Checkpoint(folder=...)"
-            )
-        found = checkpoint.find(self, None if resume is True else Path(str(resume)))
-        if found is None:
-            return None
-        state, path = found
-        check_state(self, state, path)
-        return state
-
-    def _go_on(self, state: dict[str, Any], n_epochs: int) -> None:
-        """Run the rest of a fit: ``before_fit`` first, then everything is put back, in mid-epoch once more."""
-        progress, trainer = state["progress"], self.trainer
-        self.step, self.history = progress["step"], list(state["history"])
-        self._state = state
-        if not remaining_epochs(state, n_epochs):
-            n_done = progress["epoch"]
-            self.stop_reason = f"finished before: {n_done} epochs, {self.step} steps; nothing was left to train"
-            self._run(trainer, self.train_dl, 0)
-            return
-        if progress["batch"]:
-            trainer.opener = MidEpoch(self, state).begin
-        self._run(trainer, self.train_dl, n_epochs, done=(progress["epoch"], progress["iteration"]))
-
-    def _put_back(self) -> None:
-        """At STARTED, once ``before_fit`` has run everywhere."""
-        state, self._state = self._state, None
-        if state is not None:
-            restore(self, state)
-
-    def _remember_epoch_start(self, loader: Any) -> None:
-        self.epoch_start = epoch_start(loader)
-
-    def _gather_methods(self) -> None:
-        """Find, once, which callback has a method at which point, in order, and what the model is called through."""
-        self.forward = self._compiled or self.model
-        cbs = in_order(self.cbs)
-        self._methods = {name: [(cb, getattr(cb, name)) for cb in cbs if hasattr(cb, name)] for name in POINTS}
-        for engine in (self.trainer, self.evaluator):
-            self._listen(engine)
-
-    def _listen(self, engine: CancellableEngine) -> None:
-        checks = {"after_predict", "after_loss"} if engine in self._unchecked else set()
-        engine.listen_for({name for name, methods in self._methods.items() if methods} | checks)
-
-    def _dispatch(self, point: str) -> None:
-        for cb, method in self._methods[point]:
-            try:
-                method(self)
-            except CancelException:
-                raise
-            except Exception as error:
-                self.engine.annotate(error, f"{type(cb).__name__}.{point}")
-                raise
-
     def _begin_epoch(self, engine: CancellableEngine) -> None:
         engine.state.metrics.clear()
         self.model.train(engine.training)
         if engine.training:
             self.epoch = engine.state.epoch - 1
             self.in_training_epoch = True
-            self._epoch_began = time.perf_counter()
+            self.epoch_began = time.perf_counter()
 
-    def _validate(self) -> None:
-        """Evaluate, add the epoch's row to the history; VALIDATED follows once the native handlers have run."""
-        self.in_training_epoch = False
-        if self.trainer.cancelled == Scope.FIT:
-            return
-        if self._in_fit:
-            if self.valid_dl is not None:
-                self.validating = True
-                self.results = self._evaluate(self.valid_dl)
-                self.validating = False
-            if self.trainer.cancelled != Scope.FIT:
-                self.history.append(self._row())
-                self.trainer.add_event_handler(Events.EPOCH_COMPLETED, always(self._announce_validated))  # the last
-
-    def _validate_after_cut(self, iter_counter: int) -> None:
-        """A training epoch that was cut short is validated too; without EPOCH_COMPLETED to come, VALIDATED is now."""
-        if self.trainer.should_terminate_single_epoch == "skip_epoch_completed":
-            self._validate()
-            self._announce_validated()
-
-    def _detach_announcement(self) -> None:
-        if self.trainer.has_event_handler(self._announce_validated, Events.EPOCH_COMPLETED):
-            self.trainer.remove_event_handler(self._announce_validated, Events.EPOCH_COMPLETED)
-
-    def _announce_validated(self) -> None:
-        self._detach_announcement()
-        if self.trainer.cancelled != Scope.FIT and self._in_fit:
-            self.trainer.cancelled = 0
-            self.trainer.fire_event(TrainEvents.VALIDATED)
-
-    def _evaluate(self, dl: Any) -> dict[str, float]:
+    def run_evaluator(self, dl: Any) -> dict[str, float]:
+        """Loss and metrics by name; NaN if the epoch was cancelled."""
         self._run(self.evaluator, dl, 1)
         if self.evaluator.cancelled >= Scope.EPOCH:
             self.evaluator.state.metrics = dict.fromkeys(["loss", *self.metrics], math.nan)
         return {name: self.evaluator.state.metrics[name] for name in ["loss", *self.metrics]}
-
-    def _row(self) -> dict[str, float]:
-        valid = {} if self.valid_dl is None else {f"valid_{name}": value for name, value in self.results.items()}
-        groups = getattr(self.opt, "param_groups", None)
-        return {
-            "epoch": self.epoch,
-            "step": self.step,
-            "train_loss": self.trainer.state.metrics.get("loss", math.nan),
-            **valid,
-            "lr": groups[0]["lr"] if groups else self.lr,
-            "seconds": time.perf_counter() - self._epoch_began,
-        }
-
-    def _check_predictions(self, engine: CancellableEngine) -> None:
-        if engine in self._unchecked:
-            y = self.batch[1]
-            check_predictions(self.loss_func, self.preds, y, engine.phase)
-            if any(isinstance(metric, Accuracy) for metric in self.metrics.values()):
-                Accuracy.check(self.preds, y)
-
-    def _check_loss(self, engine: CancellableEngine) -> None:
-        if engine in self._unchecked:
-            check_loss(self.loss)
-            self._unchecked.discard(engine)
-            self._listen(engine)
-
-    def _make_optimizer(self) -> Any:
-        if self._optimizer is not None:
-            return self._optimizer
-        groups = self.model.parameters() if self._param_groups is None else self._param_groups
-        if callable(groups):
-            groups = groups(self.model)
-        return self.opt_func(groups) if self.lr is None else self.opt_func(groups, self.lr)
 
 
 def fit(
@@ -603,14 +468,3 @@ class _Line:
     def after_validate(self, learn: Learner) -> None:
         row = learn.history[-1]
         print(f"{learn.epoch} loss = {row['valid_loss']}, accuracy = {row['valid_accuracy']}")
-
-
-def _counting(step: Step) -> Step:
-    """A step of one's own; each batch that it is not cancelled in counts as one optimizer step."""
-
-    def counted(learn: Learner) -> Any:
-        output = step(learn)
-        learn.step += 1
-        return output
-
-    return counted

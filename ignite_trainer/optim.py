@@ -224,20 +224,44 @@ def _factor_at_start(schedule: Callable[..., Any], error: TypeError) -> Any:
         raise error from None  # it is no function of steps either: what it said of the optimizer counts
 
 
-def check_optimizer(optimizer: Any, model: nn.Module) -> None:
-    """See that an optimizer moves tensors of this model alone; one without ``param_groups`` is believed.
+class OptimizerOptions:
+    """How a fit gets its optimizer: an instance that is kept, or one made anew of parameters and rate.
+
+    Args:
+        model: whose parameters are moved.
+        optimizer: an instance; None: one is made.
+        lr: learning rate for the one that is made; None: its groups have their own.
+        param_groups: a list of groups, or a function from the model to one; None: all parameters.
 
     Raises:
-        ValueError: some of its tensors are not the model's.
+        ValueError: neither an instance nor a rate, or both; or an instance over tensors that are not the model's.
     """
-    ours = {id(parameter) for parameter in model.parameters()}
-    groups = getattr(optimizer, "param_groups", [])
-    foreign = sum(id(parameter) not in ours for group in groups for parameter in group["params"])
-    if foreign:
-        raise ValueError(
-            f"optimizer moves the model's parameters; {foreign} of its tensors are not among those of "
-            f"{type(model).__name__}: make it from model.parameters()"
-        )
+
+    def __init__(self, model: nn.Module, optimizer: Any, lr: float | None, param_groups: Any):
+        if optimizer is None and lr is None and param_groups is None:
+            raise ValueError("a Learner needs lr, for opt_func, or optimizer, an instance; got neither")
+        if optimizer is not None and lr is not None:
+            raise ValueError("a Learner needs lr, for opt_func, or optimizer, an instance; got both")
+        if optimizer is not None and param_groups is not None:
+            raise ValueError("param_groups are for opt_func; the optimizer given has groups already: leave them out")
+        self.model, self.optimizer, self.lr, self.param_groups = model, optimizer, lr, param_groups
+        ours = {id(parameter) for parameter in model.parameters()}
+        groups = getattr(optimizer, "param_groups", [])
+        foreign = sum(id(parameter) not in ours for group in groups for parameter in group["params"])
+        if foreign:
+            raise ValueError(
+                f"optimizer moves the model's parameters; {foreign} of its tensors are not among those of "
+                f"{type(model).__name__}: make it from model.parameters()"
+            )
+
+    def make(self, opt_func: Callable[..., Any]) -> Any:
+        """The optimizer of a fit: the instance, or ``opt_func(parameters, lr)``."""
+        if self.optimizer is not None:
+            return self.optimizer
+        groups = self.model.parameters() if self.param_groups is None else self.param_groups
+        if callable(groups):
+            groups = groups(self.model)
+        return opt_func(groups) if self.lr is None else opt_func(groups, self.lr)
 
 
 def _one_cycle(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from .data import OrderedLoader
 from .epochs import loader_length
 from .rng import get_rng_state, set_rng_state
 
-__all__ = ["WALL_CLOCK", "MidEpoch", "check_state", "restore", "snapshot", "stateful"]
+__all__ = ["WALL_CLOCK", "MidEpoch", "Resumption", "check_state", "restore", "snapshot", "stateful"]
 
 WALL_CLOCK = ("seconds", "time/samples_per_second")
 """The columns of a history and the tags of a dashboard that may differ between a run and its resumed twin."""
@@ -78,6 +79,61 @@ def restore(learn: Any, state: dict[str, Any]) -> None:
         else:
             _set_generators(dl, saved["generators"])
     set_rng_state(state["rng"])
+
+
+class Resumption:
+    """How a fit goes on from a saved state: found and checked before it begins, put back once ``before_fit`` has run.
+
+    Args:
+        learn: the Learner.
+    """
+
+    def __init__(self, learn: Any):
+        self.learn = learn
+        self._state: dict[str, Any] | None = None
+
+    def prepare(self, resume: bool | str | Path, n_epochs: int) -> tuple[int, int]:
+        """Find the state to go on from, if asked for; the epochs and iterations that are done.
+
+        Args:
+            resume: False: none; True: the newest of the run's folder; or a path.
+            n_epochs: of the whole fit.
+
+        Raises:
+            ValueError: no ``Checkpoint``, no folder, another job's state.
+        """
+        learn = self.learn
+        checkpoint = next((cb for cb in learn.cbs if hasattr(cb, "find_state")), None)
+        learn.trainer.before_loader = None if checkpoint is None else self._remember_epoch_start
+        learn.trainer.opener = self._state = None
+        if resume is False:
+            return 0, 0
+        if checkpoint is None:
+            raise ValueError("resume goes on from what a Checkpoint has saved; this Learner has none: add Checkpoint()")
+        found = checkpoint.find_state(learn, None if resume is True else Path(str(resume)))
+        if found is None:
+            return 0, 0
+        state, path = found
+        check_state(learn, state, path)
+        self._state, progress = state, state["progress"]
+        learn.step, learn.history = progress["step"], list(state["history"])
+        if (progress["done"] and n_epochs <= progress["n_epochs"]) or progress["epoch"] >= n_epochs:
+            learn.stop_reason = (
+                f"finished before: {progress['epoch']} epochs, {learn.step} steps; nothing was left to train"
+            )
+            return n_epochs, 0
+        if progress["batch"]:
+            learn.trainer.opener = MidEpoch(learn, state).begin
+        return progress["epoch"], progress["iteration"]
+
+    def put_back(self) -> None:
+        """At STARTED, after the callbacks' ``before_fit``; in mid-epoch all is put back once more, there."""
+        state, self._state = self._state, None
+        if state is not None:
+            restore(self.learn, state)
+
+    def _remember_epoch_start(self, loader: Any) -> None:
+        self.learn.epoch_start = epoch_start(loader)
 
 
 class MidEpoch:
@@ -209,11 +265,3 @@ def _generators(loader: Any) -> list[torch.Generator]:
 def _set_generators(loader: Any, states: list[torch.Tensor]) -> None:
     for generator, state in zip(_generators(loader), states, strict=True):
         generator.set_state(state)
-
-
-def remaining_epochs(state: dict[str, Any], n_epochs: int) -> int:
-    """How many epochs a fit of ``n_epochs`` still has after a saved state; 0 if that was the end."""
-    progress = state["progress"]
-    if progress["done"] and n_epochs <= progress["n_epochs"]:
-        return 0
-    return max(0, n_epochs - int(progress["epoch"]))

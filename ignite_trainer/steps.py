@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, Protocol
@@ -158,6 +159,33 @@ class EvalStep:
         if engine.loss_computed:
             engine.announce(_LOSS_COMPUTED)
         return loop.preds, batch[1]
+
+
+def own_step(step: Step, *unused: Any) -> Step:
+    """A step of one's own as the trainer runs it: each batch that it is not cancelled in is one optimizer step.
+
+    Args:
+        step: called with the learner; a ``TrainStep`` counts itself.
+        unused: what it does not use and ``TrainStep`` would; warned of where it is not None.
+
+    Warns:
+        UserWarning: an option has no effect.
+    """
+    if any(option is not None for option in unused):
+        warnings.warn(
+            "precision, accumulate and clip_norm belong to TrainStep; a step of one's own does that itself, so they "
+            "have no effect here",
+            stacklevel=3,
+        )
+    if isinstance(step, TrainStep):
+        return step
+
+    def counted(learn: Any) -> Any:
+        output = step(learn)
+        learn.step += 1
+        return output
+
+    return counted
 
 
 def as_pair(batch: Any) -> tuple[Any, Any]:

@@ -77,11 +77,7 @@ class Checkpoint(Callback):
         """Where the checkpoints of this learner's run are."""
         return (self._given_folder or learn.folder) / "checkpoints"
 
-    def is_nameless(self, learn: Any) -> bool:
-        """Whether the folder would be named by the time, so that another process cannot know it."""
-        return self._given_folder is None and not learn.folder_given
-
-    def find(self, learn: Any, path: Path | None) -> tuple[dict[str, Any], Path] | None:
+    def find_state(self, learn: Any, path: Path | None) -> tuple[dict[str, Any], Path] | None:
         """The state to go on from, and its file.
 
         Args:
@@ -90,9 +86,14 @@ class Checkpoint(Callback):
 
         Raises:
             FileNotFoundError: nothing at the path.
-            ValueError: what is there is damaged.
+            ValueError: what is there is damaged, or the run's folder has no name of its own.
         """
         if path is None:
+            if self._given_folder is None and not learn.folder_given:
+                raise ValueError(
+                    "resume=True looks in the run's folder, which is named by the time unless it is given: "
+                    "give Learner(folder=...) or Checkpoint(folder=...)"
+                )
             return newest_checkpoint(self.folder(learn))
         if path.is_file():
             return load_checkpoint(path), path
