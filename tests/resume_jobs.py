@@ -138,6 +138,8 @@ def equal(a, b):
 class Slowly(Callback):
     """Makes a batch last, training or validating, so that a kill falls anywhere; says when the fit has begun."""
 
+    order = 99  # the checkpoint watches the signals by then
+
     def before_fit(self, learn):
         (learn.folder / "started").touch()
 

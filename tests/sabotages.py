@@ -28,6 +28,7 @@ class Sabotage:
 
 
 ENGINES, EPOCHS, LEARNER, STEPS = "engines.py", "epochs.py", "learner.py", "steps.py"
+VALIDATION = "validation.py"
 SABOTAGES = (
     Sabotage(ENGINES, "if self.cancelled >= scope or scope > self.widest:", "if scope > self.widest:", "silence"),
     Sabotage(
@@ -62,23 +63,23 @@ SABOTAGES = (
     ),
     Sabotage(
         LEARNER,
-        "TERMINATE_SINGLE_EPOCH, always(self._validate_after_cut)",
+        "TERMINATE_SINGLE_EPOCH, always(self._validation.run_after_cut)",
         "TERMINATE_SINGLE_EPOCH, always(lambda iter_counter: None)",
         "validation after a cancelled epoch",
     ),
     Sabotage(
-        LEARNER,
-        "        if self.trainer.cancelled == Scope.FIT:\n            return\n",
-        "",
+        VALIDATION,
+        "if learn.trainer.cancelled == Scope.FIT or not learn.in_fit:",
+        "if not learn.in_fit:",
         "validation after a cancelled fit",
     ),
-    Sabotage(LEARNER, "        self._detach_announcement()\n        if", "        if", "VALIDATED once, and last"),
+    Sabotage(VALIDATION, "        self.detach()\n", "", "VALIDATED once, and last"),
     Sabotage(LEARNER, "self.model.train(engine.training)", "self.model.train()", "modes"),
     Sabotage(LEARNER, "        engine.state.max_epochs = None", "        pass", "a fit after one that ended early"),
     Sabotage(
         LEARNER,
-        "        self.opt.zero_grad()\n        self._unchecked",
-        "        self._unchecked",
+        "        self.opt.zero_grad()\n        self._first",
+        "        self._first",
         "gradients left by the last fit",
     ),
     Sabotage("callbacks.py", "return sorted(cbs, ", "return sorted(reversed(list(cbs)), ", "ties by place"),
