@@ -11,8 +11,11 @@ import itertools
 import sys
 import tempfile
 from contextlib import redirect_stdout
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
+import linear_regression
 import loop_to_learner
 import torch
 import tyro
@@ -21,7 +24,20 @@ from PIL import Image
 from torch import nn, optim
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
-from ignite_trainer import CSVImages, Learner, accuracy, fashion_mnist, fit, show_images
+from ignite_trainer import (
+    CancelBatchException,
+    CancelEpochException,
+    CancelFitException,
+    CSVImages,
+    Learner,
+    Schedule,
+    accuracy,
+    fashion_mnist,
+    fit,
+    param_groups,
+    run_cbs,
+    show_images,
+)
 from ignite_trainer.models import MLP, SimpleNN, SmallCNN, mlp
 from ignite_trainer.vision import import_torchvision
 
@@ -132,6 +148,15 @@ def d4(train, valid) -> Row:
     return "D4 dataset", "Dataset(x, y), DataLoader(ds, bs)", *sizes, same_batches(hand, seen)
 
 
+def d5(train, valid) -> Row:
+    """Linear regression by full-batch descent, no validation."""
+    hand = linear_regression.by_hand(10, 1e-3)
+    with redirect_stdout(io.StringIO()):
+        ours = linear_regression.main(10, 1e-3)
+    shown = [f"{losses[0]:.1f} … {losses[-1]:.1f}" for losses in (hand, ours)]
+    return "D5 regression", "starts near 880, falls about 1 % an epoch", *shown, ours == hand
+
+
 def d6(train, valid) -> Row:
     """A grid of 25 images of a shuffled batch of 64."""
     images, labels = next(iter(DataLoader(train, 64, shuffle=True)))
@@ -187,6 +212,34 @@ def d7(train, valid) -> Row:
         hand, ours = (list(DataLoader(dataset, batch_size=4, num_workers=2)) for dataset in datasets)
     shapes = [", ".join(str(list(images.shape)) for images, _ in batches) for batches in (hand, ours)]
     return "D7 own images", "Dataset(csv_file, root_dir, transform)", *shapes, same_batches(hand, ours)
+
+
+def d8(train, valid) -> Row:
+    """SGD with momentum, a rate that changes with time, and another for each part of the model."""
+    torch.manual_seed(0)
+    hand_model = SimpleNN()
+    model, data = deepcopy(hand_model), list(DataLoader(train, 500))
+
+    def groups(net):
+        return param_groups(net, lr=0.05, overrides={"fc2": {"lr": 0.2}})
+
+    optimizer = optim.SGD(groups(hand_model), momentum=0.9)
+    scheduler = optim.lr_scheduler.CosineAnnealingLR(optimizer, 2 * len(data))
+    for i, (xb, yb) in enumerate(data * 2):
+        nn.functional.cross_entropy(hand_model(xb), yb).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if i + 1 < 2 * len(data):
+            scheduler.step()
+    schedule = Schedule(lambda opt: optim.lr_scheduler.CosineAnnealingLR(opt, 2 * len(data)))
+    momentum = partial(optim.SGD, momentum=0.9)
+    learn = Learner(
+        model, (data, None), nn.CrossEntropyLoss(), cbs=[schedule], opt_func=momentum, param_groups=groups, device="cpu"
+    )
+    learn.fit(2)
+    rates = [[f"{group['lr']:.4f}" for group in opt.param_groups] for opt in (optimizer, learn.opt)]
+    shown = [f"last rates {', '.join(each)}" for each in rates]
+    return "D8 optimizers", "momentum, lr over time, lr per parameter", *shown, same_bits(model, hand_model)
 
 
 def d9(train, valid) -> Row:
@@ -254,7 +307,35 @@ def d11(train, valid) -> Row:
     return "D11 Learner", f"{len(NAMES)} names", "-", f"{len(NAMES) - len(missing)} names, {learn.step} steps", holds
 
 
-SYSTEMS = (d1, d2, d3, d4, d6, d7, d9, d10, d11)
+def d12(train, valid) -> Row:
+    """Callbacks in their order, and the three cancels."""
+    calls = []
+
+    class Count:
+        def __init__(self, name, order):
+            self.name, self.order = name, order
+
+        def before_fit(self, learn):
+            calls.append(self.name)
+
+        def after_step(self, learn):
+            if self.name == "a" and (learn.epoch, learn.iter) == (2, 0):
+                raise CancelFitException
+
+        def before_batch(self, learn):
+            if self.name == "a" and learn.model.training and learn.iter == 1:
+                raise (CancelBatchException, CancelEpochException)[learn.epoch]
+
+    dls = DataLoader(train, 2000), DataLoader(valid, 1000)
+    learn = Learner(SimpleNN(), dls, nn.CrossEntropyLoss(), 0.1, [Count("b", 1), Count("a", 0)])
+    learn.fit(9)
+    run_cbs(learn.cbs, "before_fit", learn)
+    ours = f"{' '.join(calls)}; steps {learn.step}, epochs {len(learn.history)}"
+    expected = "a b a b; steps 4, epochs 2"  # 2 of 3 batches, 1 of 3, then 1 and the fit is over
+    return "D12 callbacks", "order, CancelBatch, CancelEpoch, CancelFit", expected, ours, ours == expected
+
+
+SYSTEMS = (d1, d2, d3, d4, d5, d6, d7, d8, d9, d10, d11, d12)
 
 
 def main(root: str = "data") -> None:

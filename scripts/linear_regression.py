@@ -33,14 +33,12 @@ def data():
 def by_hand(epochs, lr):
     """The loop written by hand: the loss of each epoch."""
     (x, y), model, loss_func = data(), Squeezed(5, 1), nn.MSELoss()
-    losses = []
+    opt, losses = optim.SGD(model.parameters(), lr), []
     for _ in range(epochs):
         loss = loss_func(model(x), y)
         loss.backward()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter -= parameter.grad * lr
-                parameter.grad = None
+        opt.step()
+        opt.zero_grad()
         losses.append(loss.item())
     return losses
 
