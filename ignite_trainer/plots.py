@@ -113,14 +113,47 @@ def curves(history: Sequence[Mapping[str, float]]) -> Figure:
     ['loss', 'accuracy', 'lr']
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
 
     charts = _charts(history)
-    if not charts:
-        raise ValueError(
-            f"curves draws the losses, metrics and rates of a history; got none in {len(history)} rows: fit first"
-        )
     figure = Figure(figsize=(5 * len(charts), 4), layout="constrained")
+    _draw_charts(figure, charts, history)
+    return figure
+
+
+def report(history: Sequence[Mapping[str, float]], pictures: Mapping[str, NDArray[np.uint8]]) -> Figure:
+    """A figure of a whole run on one page: the curves of its history above pictures, each under its title.
+
+    Args:
+        history: as for `curves`.
+        pictures: title → (H, W, 3) uint8; they share the width in proportion to theirs. Empty: the curves alone.
+
+    >>> figure = report([{"epoch": 0, "train_loss": 0.9}], {"confusion": np.zeros((4, 4, 3), dtype=np.uint8)})
+    >>> [axes.get_title() for part in figure.subfigs for axes in part.axes]
+    ['loss', 'confusion']
+    """
+    from matplotlib.figure import Figure
+
+    charts = _charts(history)
+    if not pictures:
+        return curves(history)
+    widths = [picture.shape[1] / picture.shape[0] for picture in pictures.values()]
+    heights = 4, min(16 / sum(widths), 16) + 0.5  # inches, 16 of them wide; half a one for the title
+    figure = Figure(figsize=(16, sum(heights)), layout="constrained")
+    parts: Any = figure.subfigures(2, 1, height_ratios=heights)
+    above, below = parts
+    _draw_charts(above, charts, history)
+    panels = below.subplots(1, len(pictures), squeeze=False, width_ratios=widths)[0]
+    for axes, (title, picture) in zip(panels, pictures.items(), strict=True):
+        axes.imshow(picture)
+        axes.set_title(title)
+        axes.axis("off")
+    return figure
+
+
+def _draw_charts(figure: Any, charts: Mapping[str, Mapping[str, str]], history: Sequence[Mapping[str, float]]) -> None:
+    """One chart beside the other, on a figure or a part of one."""
+    from matplotlib.ticker import MaxNLocator
+
     for axes, (title, lines) in zip(figure.subplots(1, len(charts), squeeze=False)[0], charts.items(), strict=True):
         for key, label in lines.items():
             rows = [row for row in history if key in row]
@@ -132,7 +165,6 @@ def curves(history: Sequence[Mapping[str, float]]) -> Figure:
         axes.grid(alpha=0.3)
         if len(lines) > 1:
             axes.legend()
-    return figure
 
 
 def _charts(history: Sequence[Mapping[str, float]]) -> dict[str, dict[str, str]]:
@@ -145,4 +177,8 @@ def _charts(history: Sequence[Mapping[str, float]]) -> dict[str, dict[str, str]]
             charts.setdefault(name, {})[key] = phase
     if "lr" in keys:
         charts.setdefault("lr", {})["lr"] = "lr"
+    if not charts:
+        raise ValueError(
+            f"curves draws the losses, metrics and rates of a history; got none in {len(history)} rows: fit first"
+        )
     return charts

@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn, optim
 
 from ignite_trainer import Callback, EarlyStopping, Learner, Progress, TensorBoard, accuracy
@@ -119,34 +118,6 @@ def test_progress_when_asked_for_a_bar_then_shows_and_closes_it_even_after_an_ex
 def test_progress_when_a_fit_is_stopped_then_says_why(capsys):
     learner([Progress(), Values(1.0, 2.0), EarlyStopping(patience=1)]).fit(5)
     assert capsys.readouterr().out.splitlines()[-1].startswith("early stopping: valid_loss has not been better than 1")
-
-
-def scalars(folder):
-    accumulator = EventAccumulator(str(folder)).Reload()
-    return {tag: [(e.step, e.value) for e in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]}
-
-
-def test_tensorboard_when_a_fit_ran_then_has_every_row_over_the_steps(tmp_path):
-    learn = learner([TensorBoard()], folder=tmp_path / "run")
-    learn.fit(3)
-    found = scalars(tmp_path / "run")
-    assert sorted(found) == ["accuracy/valid", "loss/train", "loss/valid", "lr/group0", "time/epoch"]
-    for tag, key in (("loss/train", "train_loss"), ("loss/valid", "valid_loss"), ("accuracy/valid", "valid_accuracy")):
-        expected = [(row["step"], torch.tensor(row[key]).item()) for row in learn.history]  # files hold float32
-        assert found[tag] == expected
-
-
-def test_tensorboard_when_a_callback_raises_then_the_rows_before_are_in_the_closed_file(tmp_path):
-    class Fail(Callback):
-        def after_epoch(self, learn):
-            if learn.epoch == 1:
-                raise KeyError
-
-    board = TensorBoard(tmp_path)
-    with pytest.raises(KeyError):
-        learner([board, Fail()]).fit(2)
-    assert [step for step, _ in scalars(tmp_path)["loss/valid"]] == [4]
-    assert board.writer is None
 
 
 def test_handlers_when_hung_on_a_fit_then_change_no_bit_of_it(tmp_path):

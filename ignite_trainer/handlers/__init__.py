@@ -6,5 +6,6 @@ from .ema import EMA as EMA
 from .guards import NaNGuard as NaNGuard
 from .guards import TimeLimit as TimeLimit
 from .progress import Progress as Progress
+from .run_files import RunFiles as RunFiles
 from .schedule import Schedule as Schedule
 from .tensorboard import TensorBoard as TensorBoard

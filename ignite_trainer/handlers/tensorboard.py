@@ -2,52 +2,188 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..callbacks import Callback
+from torch import Tensor
+from torch.nn.utils import get_total_norm
 
-__all__ = ["TensorBoard"]
+from ..callbacks import Callback
+from ..distributed import is_main
+from . import dashboard
+from .event_files import EventFile
+from .run_config import class_names, run_config
+from .validation_record import ValidationRecord
+
+__all__ = ["WALL_CLOCK_TAGS", "TensorBoard"]
+
+WALL_CLOCK_TAGS = ("time/samples_per_second",)
+"""The tags whose values differ between two runs with the same numbers."""
 
 
 class TensorBoard(Callback):
-    """Writes each epoch's losses, metrics and learning rates for TensorBoard; open it with ``tensorboard --logdir``.
+    """Writes the run for TensorBoard; open it with ``tensorboard --logdir runs``.
 
-    Tags are ``loss/train``, ``loss/valid``, ``<metric>/valid``, ``lr/group0``, …, ``time/epoch``; the x axis of all is
-    ``learn.step``. The file is flushed after every epoch, and closed however the fit ends.
+    Every epoch: ``loss/train``, ``loss/valid``, ``<metric>/valid``, ``time/epoch``, ``time/samples_per_second``,
+    confusion matrix, PR curves (both up to 20 classes), the worst predictions of the validation, histograms of the
+    weights. Every ``every_steps`` steps: ``loss/batch``, the mean since the last; ``norm/gradient_mean`` and ``_max``,
+    taken from ten of those steps; ``lr/group0``, …. From the start: the values of the run as text and as hparams, a
+    chart of train over valid. The x axis is ``learn.step``. At the end ``report.png`` shows the same numbers. What a
+    model's data do not have, as a confusion matrix of a regression, is left out.
+
+    Nothing of it changes a bit of the training. Batch losses and gradient norms stay on the device until they are
+    written; the file is flushed at every write and closed however the fit ends. A disk that fails ends the dashboard
+    with one warning in the log, not the training. A fit that goes on from step s drops what was written after s; one
+    that starts in a folder with event files moves those into ``earlier-1``.
 
     Args:
         folder: of the run; None: ``learn.folder``.
+        every_steps: optimizer steps between two points of ``loss/batch`` and the gradient norm.
+        images: show a batch of training images, the worst predictions and the confusion matrix.
+        histograms: of every parameter, once an epoch.
+        pr_curves: precision and recall of each class.
+        graph: the model's graph, traced once on a copy with the first batch.
+        hparams: name → number, string or bool, shown besides the learner's own.
+
+    Raises:
+        ValueError: ``every_steps`` is no whole number from 1.
+        TypeError: a value of ``hparams`` is nothing that the HParams page can show.
+
+    >>> TensorBoard(every_steps=10, hparams={"width": 128}).every_steps
+    10
     """
 
     order = 60
 
-    def __init__(self, folder: str | Path | None = None):
-        self.folder = folder
-        self.writer: Any = None
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        *,
+        every_steps: int = 50,
+        images: bool = True,
+        histograms: bool = True,
+        pr_curves: bool = True,
+        graph: bool = False,
+        hparams: Mapping[str, Any] | None = None,
+    ):
+        if not isinstance(every_steps, int) or every_steps < 1:
+            raise ValueError(f"every_steps is a number of optimizer steps, a whole one from 1; got {every_steps!r}")
+        for name, value in (hparams or {}).items():
+            if not isinstance(value, (bool, int, float, str)):
+                raise TypeError(f"a value of hparams is a number, a string or a bool; got {value!r} for {name!r}")
+        self.folder, self.every_steps, self.hparams = folder, every_steps, dict(hparams or {})
+        self.images, self.histograms, self.pr_curves, self.graph = images, histograms, pr_curves, graph
+        self._norm_every = max(1, every_steps // 10)
+        self.events: EventFile | None = None
+        self.validation: ValidationRecord | None = None
+        self._losses: list[Tensor] = []
+        self._norms: list[Tensor] = []
+
+    # ---- the points ----------------------------------------------------------------------------------------------
 
     def before_fit(self, learn: Any) -> None:
-        """Open the event file."""
-        from torch.utils.tensorboard import SummaryWriter
+        """Open the event file; a fresh run begins with its values, its hparams and the layout of its charts."""
+        self._folder = Path(self.folder or learn.folder)
+        self.events = EventFile(self._folder, step=learn.step, enabled=is_main())
+        self.validation, self._names, self._shown = None, class_names(learn.dls), bool(learn.step)
+        self._read_at, self._parameters = learn.step, list(learn.model.parameters())
+        if not learn.step:
+            self._losses, self._norms = [], []
+            dashboard.write_start(self.events, learn, run_config(learn), self.hparams)
+        self.events.flush()
 
-        self.writer = SummaryWriter(str(self.folder or learn.folder))
+    def before_epoch(self, learn: Any) -> None:
+        """Begin to measure a training epoch, or to record a validation."""
+        if learn.model.training:
+            self._began = self._ended = time.perf_counter()
+            self._n_samples = 0
+            self._parameters = list(learn.model.parameters())
+        elif self.events is not None:
+            self.validation = ValidationRecord(learn.loss_func, images=self.images, pr_curves=self.pr_curves)
+
+    def after_step(self, learn: Any) -> None:
+        """Take the norm of the gradients that the step was made with."""
+        if self.events is not None and learn.step % self._norm_every == 0:
+            grads = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+            self._norms.append(get_total_norm(grads))
+
+    def after_batch(self, learn: Any) -> None:
+        """Take the batch's loss, or its predictions."""
+        if self.events is None:
+            return
+        if not learn.model.training:
+            if self.validation is not None:
+                self.validation.update(learn.batch[0], learn.preds, learn.batch[1])
+            return
+        if isinstance(learn.loss, Tensor):
+            self._losses.append(learn.loss.detach())
+        self._n_samples += dashboard.n_samples(learn.batch)
+        self._ended = time.perf_counter()
+        if not self._shown:
+            self._show_first_batch(learn)
+        if learn.step // self.every_steps > self._read_at // self.every_steps:
+            self._write_steps(learn)
+
+    def after_epoch(self, learn: Any) -> None:
+        """Add up what the validation gave, over all ranks."""
+        if self.validation is not None and not learn.model.training:
+            self.validation.finish()
 
     def after_validate(self, learn: Any) -> None:
-        """Write the epoch's row."""
-        scalars = {"time/epoch": learn.epoch + 1}
-        for key, value in learn.history[-1].items():
-            if key == "train_loss":
-                scalars["loss/train"] = value
-            elif key.startswith("valid_"):
-                scalars[f"{key.removeprefix('valid_')}/valid"] = value
-        for index, group in enumerate(getattr(learn.opt, "param_groups", [])):
-            scalars[f"lr/group{index}"] = group["lr"]
-        for tag, value in scalars.items():
-            self.writer.add_scalar(tag, value, learn.step)
-        self.writer.flush()
+        """Write the epoch's row, pictures, curves and histograms."""
+        if self.events is None or not self.events.is_open:
+            return
+        self._write_steps(learn)
+        scalars = dashboard.row_scalars(learn.history[-1])
+        if self._ended > self._began:
+            scalars["time/samples_per_second"] = self._n_samples / (self._ended - self._began)
+        self.events.add_scalars(scalars, learn.step)
+        if self.validation is not None and self.validation.finished:
+            dashboard.write_validation(self.events, self.validation, self._names, learn.step)
+        if self.histograms:
+            dashboard.write_histograms(self.events, learn.model, learn.step)
+        self.events.flush()
 
     def cleanup_fit(self, learn: Any, error: BaseException | None) -> None:
-        """Close the event file, whatever happened."""
-        if self.writer is not None:
-            self.writer.close()
-            self.writer = None
+        """Write what is left, the session's end and the report, and close the event file, whatever happened."""
+        if self.events is None:
+            return
+        events, self.events = self.events, None
+        try:
+            if events.is_open:
+                dashboard.write_scalars_of_steps(events, learn, self._losses, self._norms)
+                dashboard.write_end(events, error)
+                dashboard.write_report(self._folder, learn, self.validation, self._names)
+        finally:
+            events.close()
+            self._losses, self._norms, self.validation = [], [], None
+
+    # ---- to go on ------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The losses and norms that are not written yet."""
+        return {"losses": [loss.cpu() for loss in self._losses], "norms": [norm.cpu() for norm in self._norms]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a ``state_dict``, before or after ``before_fit``."""
+        self._losses, self._norms = list(state["losses"]), list(state["norms"])
+
+    # ---- how -----------------------------------------------------------------------------------------------------
+
+    def _write_steps(self, learn: Any) -> None:
+        assert self.events is not None
+        self._read_at = learn.step
+        dashboard.write_scalars_of_steps(self.events, learn, self._losses, self._norms)
+        self._losses, self._norms = [], []
+        self.events.flush()
+
+    def _show_first_batch(self, learn: Any) -> None:
+        self._shown = True
+        assert self.events is not None
+        if self.events.is_open and self.images:
+            dashboard.write_batch(self.events, learn.batch, self._names, learn.step)
+        if self.events.is_open and self.graph:
+            dashboard.write_graph(self.events, learn.model, learn.batch[0])
+        self.events.flush()

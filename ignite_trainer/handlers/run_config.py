@@ -1,0 +1,120 @@
+"""What is known of a run before it starts: its values with where each came from, and the names of its classes."""
+
+from __future__ import annotations
+
+import inspect
+import platform
+from typing import Any
+
+import ignite
+import numpy as np
+import torch
+
+from ..version import __version__
+
+__all__ = ["class_names", "run_config"]
+
+
+def run_config(learn: Any) -> dict[str, dict[str, Any]]:
+    """The values of a run, ``name: {"value": …, "from": …}``, as plain data.
+
+    ``from`` is "Learner" for what was given to it, "default" for what nobody gave, "optimizer" for what an optimizer
+    instance holds, "loader", "fit", "model" or "environment".
+
+    Args:
+        learn: in or after ``before_fit``, when it has its optimizer.
+    """
+    config = {
+        "model": (name_of(learn.model), "Learner"),
+        "parameters": (sum(parameter.numel() for parameter in learn.model.parameters()), "model"),
+        "loss_func": (name_of(learn.loss_func), "Learner"),
+        "optimizer": (name_of(learn.opt), _origin(learn, learn.opt_func is torch.optim.SGD)),
+        "lr": (learn.lr, "Learner"),
+        **_optimizer_values(learn),
+        "n_epochs": (learn.n_epochs, "fit"),
+        "metrics": (", ".join(learn.metrics) or "none", "Learner"),
+        "device": (str(learn.device), "Learner"),
+        **_loader_values(learn.dls),
+        "version.python": (platform.python_version(), "environment"),
+        "version.torch": (str(torch.__version__), "environment"),
+        "version.ignite": (ignite.__version__, "environment"),
+        "version.ignite_trainer": (__version__, "environment"),
+        "version.numpy": (np.__version__, "environment"),
+        "threads": (torch.get_num_threads(), "environment"),
+    }
+    return {name: {"value": _plain(value), "from": origin} for name, (value, origin) in config.items()}
+
+
+def class_names(dls: Any) -> list[str] | None:
+    """The names of the classes, the ``classes`` of a loader's dataset, through ``Subset``; None if nobody knows them.
+
+    Args:
+        dls: a pair of loaders, or an object with ``train`` and ``valid``.
+
+    >>> from types import SimpleNamespace
+    >>> loader = SimpleNamespace(dataset=SimpleNamespace(classes=["bag", "coat"]))
+    >>> class_names((loader, None))
+    ['bag', 'coat']
+    """
+    for loader in _pair(dls):
+        found = loader
+        while found is not None:
+            classes = getattr(found, "classes", None)
+            if isinstance(classes, (list, tuple)):
+                return [str(name) for name in classes]
+            found = getattr(found, "dataset", None)
+    return None
+
+
+def name_of(thing: Any) -> str:
+    """The name of a function, or of an object's class."""
+    return str(getattr(thing, "__name__", type(thing).__name__))
+
+
+def _optimizer_values(learn: Any) -> dict[str, tuple[Any, str]]:
+    defaults = getattr(learn.opt, "defaults", {})
+    signature = inspect.signature(type(learn.opt).__init__).parameters
+    values: dict[str, tuple[Any, str]] = {}
+    for name, value in defaults.items():
+        if name == "lr":
+            continue
+        is_default = name in signature and signature[name].default == value
+        values[f"optimizer.{name}"] = value, _origin(learn, is_default)
+    if learn.lr is None and "lr" in defaults:
+        values["lr"] = defaults["lr"], "optimizer"
+    return values
+
+
+def _origin(learn: Any, is_default: bool) -> str:
+    if learn.lr is None:
+        return "optimizer"
+    return "default" if is_default else "Learner"
+
+
+def _loader_values(dls: Any) -> dict[str, tuple[Any, str]]:
+    values = {}
+    for phase, loader in zip(("train", "valid"), _pair(dls), strict=True):
+        for name, value in (("batch_size", getattr(loader, "batch_size", None)), ("samples", _n_samples(loader))):
+            if value is not None:
+                values[f"{name}.{phase}"] = value, "loader"
+    return values
+
+
+def _n_samples(loader: Any) -> int | None:
+    dataset: Any = getattr(loader, "dataset", None)
+    return len(dataset) if hasattr(dataset, "__len__") else None
+
+
+def _pair(dls: Any) -> tuple[Any, Any]:
+    if hasattr(dls, "train"):
+        return dls.train, getattr(dls, "valid", None)
+    train, valid = dls
+    return train, valid
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    return value if isinstance(value, (bool, int, float, str, type(None))) else name_of(value)

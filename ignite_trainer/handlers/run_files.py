@@ -1,0 +1,110 @@
+"""The files of a run besides its dashboard: its values, its history and its best weights."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..callbacks import Callback
+from ..distributed import is_main
+from .best import Best, BestState
+from .run_config import name_of, run_config
+
+__all__ = ["RunFiles"]
+
+
+class RunFiles(Callback):
+    """Writes ``config.yaml``, ``history.csv`` and ``model.safetensors`` into the folder of the run.
+
+    The values stand as ``name: {value: …, from: …}``. The history is rewritten as a whole after every epoch. The
+    weights are those of the epoch with the best monitored value, or the last ones where there is no such value; the
+    file's metadata tells: ``weights`` ("best valid_loss" or "last"), ``value``, ``epoch``, ``step``, ``model``. Read
+    them with ``safetensors.torch.load_model(model, path)``, which knows of shared tensors.
+
+    Each file is replaced as a whole: one that is there is never half written. A disk that fails costs a warning in the
+    log for each file, not the run.
+
+    Args:
+        folder: of the run; None: ``learn.folder``.
+        monitor: a key of a history row that says which weights are best; where a fit has none such, the last are kept.
+
+    >>> RunFiles(monitor="valid_accuracy").best.mode
+    'max'
+    """
+
+    order = 65
+
+    def __init__(self, folder: str | Path | None = None, monitor: str = "valid_loss"):
+        self.folder, self.best = folder, Best(monitor)
+        self._fresh = self.best.state_dict()
+
+    def before_fit(self, learn: Any) -> None:
+        """Make the folder, write the values."""
+        import yaml
+
+        self._folder, self._failed = Path(self.folder or learn.folder), set[str]()
+        if self.best.monitor not in learn.monitors and learn.validates:
+            raise ValueError(
+                f"monitor is a key of a history row, one of {', '.join(learn.monitors)}; got {self.best.monitor!r}"
+            )
+        if not learn.step:
+            self.best.load_state_dict(self._fresh)
+        text = yaml.safe_dump(run_config(learn), sort_keys=False, allow_unicode=True)
+        self._write("config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
+
+    def after_validate(self, learn: Any) -> None:
+        """Write the history, and the weights if they are the best."""
+        columns = list(dict.fromkeys(key for row in learn.history for key in row))
+        text = io.StringIO()
+        table = csv.DictWriter(text, columns, lineterminator="\n")
+        table.writeheader()
+        table.writerows(learn.history)
+        self._write("history.csv", lambda path: path.write_text(text.getvalue(), encoding="utf-8"))
+        row = learn.history[-1]
+        if self.best.monitor not in row:
+            self._write_weights(learn, {"weights": "last"})
+        elif self.best.update(row[self.best.monitor]) or self.best.best is None:  # None: all were NaN so far
+            kind = "last" if self.best.best is None else f"best {self.best.monitor}"
+            self._write_weights(learn, {"weights": kind, "value": repr(row[self.best.monitor])})
+
+    def state_dict(self) -> BestState:
+        """The best value so far."""
+        return self.best.state_dict()
+
+    def load_state_dict(self, state: BestState) -> None:
+        """Go on from a ``state_dict``, before or after ``before_fit``."""
+        self.best.load_state_dict(state)
+
+    def _write_weights(self, learn: Any, metadata: dict[str, str]) -> None:
+        from safetensors.torch import save_model
+
+        about = {"epoch": str(learn.epoch), "step": str(learn.step), "model": name_of(learn.model)}
+        self._write("model.safetensors", lambda path: save_model(learn.model, str(path), {**metadata, **about}))
+
+    def _write(self, name: str, write: Callable[[Path], Any]) -> None:
+        """Have a file written beside its place, then put it there."""
+        from safetensors import SafetensorError
+
+        if not is_main():
+            return
+        part = self._folder / f"{name}.part"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            part.touch()
+            mode = part.stat().st_mode
+            write(part)
+            part.chmod(mode)  # safetensors 0.8 makes a file that nobody else may read
+            with open(part, "rb+") as file:
+                os.fsync(file.fileno())
+            part.replace(self._folder / name)
+        except (OSError, SafetensorError) as error:  # safetensors makes its own of an OSError
+            if name not in self._failed:
+                self._failed.add(name)
+                logging.getLogger("ignite_trainer").warning(
+                    "%s is not written, training goes on without it: %s", self._folder / name, error
+                )

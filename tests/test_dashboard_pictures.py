@@ -1,0 +1,42 @@
+"""The pictures of the dashboard: looked at pixel by pixel where it counts."""
+
+import numpy as np
+import pytest
+import torch
+
+from ignite_trainer.handlers.dashboard_pictures import draw_confusion, draw_images
+
+
+def test_draw_images_then_spreads_each_image_from_black_to_white():
+    image = torch.linspace(-2.0, 5.0, 28 * 28).view(1, 28, 28)
+    picture = draw_images([image], [""])
+    assert picture[19, 3].tolist() == [0, 0, 0]
+    assert picture[102, 3].tolist() == [int(255 * 27 * 28 / 783)] * 3  # the first pixel of the last row
+    assert picture[:, 3:87].min() == 0
+    assert picture.max() == 255
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (1, 28, 28), (3, 28, 28), (3, 300, 200), (1, 4, 9)])
+def test_draw_images_of_any_size_then_fits_them_into_cells(shape):
+    picture = draw_images([torch.rand(shape)] * 5, ["a\nb"] * 5, columns=3)
+    assert picture.shape == (2 * (84 + 8 + 30), 3 * 91, 3)
+    assert picture.dtype == np.uint8
+
+
+def test_draw_images_when_one_is_constant_or_nan_then_draws_it_dark():
+    picture = draw_images([torch.full((1, 8, 8), 3.0), torch.full((1, 8, 8), float("nan"))], ["", ""])
+    assert picture[60, 40].tolist() == picture[60, 130].tolist() == [0, 0, 0]
+
+
+def test_draw_images_when_a_title_is_too_long_then_cuts_it_off():
+    short, long = (draw_images([torch.zeros(1, 8, 8)], [title]) for title in ("w" * 11, "w" * 40))
+    assert short.shape == long.shape
+    assert (long[:17, 88:] == 255).all()
+
+
+def test_draw_confusion_then_shades_each_row_by_its_shares():
+    picture = draw_confusion(torch.tensor([[8, 0], [2, 2]]), ["a", "b"])
+    left = picture.shape[1] - 50 - 2 * 38
+    assert picture[2, left + 2].tolist() == [8, 81, 156]
+    assert picture[2, left + 40].tolist() == [255, 255, 255]
+    assert picture[40, left + 2].tolist() == picture[40, left + 40].tolist() == [131, 168, 205]
