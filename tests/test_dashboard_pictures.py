@@ -36,7 +36,7 @@ def test_draw_images_when_a_title_is_too_long_then_cuts_it_off():
 
 def test_draw_confusion_then_shades_each_row_by_its_shares():
     picture = draw_confusion(torch.tensor([[8, 0], [2, 2]]), ["a", "b"])
-    left = picture.shape[1] - 50 - 2 * 38
+    left = picture.shape[1] - 50 - 2 * 40
     assert picture[2, left + 2].tolist() == [8, 81, 156]
-    assert picture[2, left + 40].tolist() == [255, 255, 255]
-    assert picture[40, left + 2].tolist() == picture[40, left + 40].tolist() == [131, 168, 205]
+    assert picture[2, left + 42].tolist() == [255, 255, 255]
+    assert picture[42, left + 2].tolist() == picture[42, left + 42].tolist() == [131, 168, 205]

@@ -145,6 +145,30 @@ def test_tensorboard_between_two_points_then_shows_the_mean_loss_of_all_batches_
         assert (mean, top) == pytest.approx((np.mean(norms[span]), np.max(norms[span])), rel=1e-6)
 
 
+def test_tensorboard_when_gradients_are_sparse_then_takes_their_norm_too(tmp_path):
+    model = nn.Sequential(nn.EmbeddingBag(10, 3, sparse=True), nn.Linear(3, 2))
+    data = [(torch.arange(8).view(4, 2), torch.arange(4) % 2)] * 3
+    norms = []
+    squares = At(
+        "after_step", lambda learn: norms.append(sum(p.grad.to_dense().square().sum() for p in model.parameters()))
+    )
+    learner([TensorBoard(tmp_path, every_steps=1), squares], model, (data, data)).fit(1)
+    found = [value for _, value in scalars(tmp_path)["norm/gradient_mean"]]
+    assert found == pytest.approx([norm.sqrt().item() for norm in norms], rel=1e-6)  # another order of float32 sums
+
+
+def test_tensorboard_when_the_step_is_ones_own_then_has_its_losses(tmp_path):
+    def step(learn):
+        learn.preds = learn.model(learn.batch[0])
+        learn.loss = learn.loss_func(learn.preds, learn.batch[1])
+        learn.loss.backward()
+        learn.opt.step()
+        learn.opt.zero_grad()
+
+    learner([TensorBoard(tmp_path, every_steps=2)], step=step).fit(1)
+    assert [step for step, _ in scalars(tmp_path)["loss/batch"]] == [2, 4]
+
+
 @pytest.mark.parametrize("how", [{}, {"graph": True, "every_steps": 1}])
 def test_tensorboard_with_everything_on_then_changes_no_bit_of_the_training(tmp_path, how):
     outcomes = []

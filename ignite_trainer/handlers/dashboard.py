@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from ..plots import report
 from ..rng import get_rng_state, set_rng_state
@@ -174,6 +175,19 @@ def write_report(folder: Path, learn: Any, record: ValidationRecord | None, name
         logging.getLogger("ignite_trainer").warning("report.png is not written into %s: %s", folder, error)
 
 
+def gradient_norm(parameters: Iterable[Any]) -> Tensor:
+    """The norm of all gradients as one vector, a 0-d tensor on their device.
+
+    >>> weight = torch.ones(2)
+    >>> weight.grad = torch.tensor([3.0, 4.0])
+    >>> gradient_norm([weight, torch.ones(1)])
+    tensor(5.)
+    """
+    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    # torch 2.13 has no norm of several sparse tensors
+    return get_total_norm([grad.coalesce().values() if grad.is_sparse else grad for grad in grads])
+
+
 def n_samples(batch: Any) -> int:
     """How many samples a batch has: the first dimension of y."""
     return first_dimension(None, batch[1])
@@ -191,7 +205,7 @@ def _pictures(record: ValidationRecord, names: list[str] | None) -> dict[str, An
         titles = []
         for row in worst:
             target, predicted = _told(row, record, names)
-            share = f"p(right) {row.score:.1%}" if record.of_classes else f"off by {row.score:.3g}"
+            share = f"p(right) {row.score:.1g}" if record.of_classes else f"off by {row.score:.3g}"
             titles.append(f"{target}\nas {predicted}\n{share}")
         pictures["worst_predictions"] = draw_images([row.image for row in worst if row.image is not None], titles)
     return pictures

@@ -58,13 +58,13 @@ def draw_confusion(counts: Tensor, names: Sequence[str]) -> NDArray[np.uint8]:
 
     >>> import torch
     >>> draw_confusion(torch.eye(3, dtype=torch.int64), ["bag", "coat", "dress"]).shape
-    (204, 229, 3)
+    (220, 242, 3)
     """
     from PIL import Image, ImageDraw
 
-    cell, font = 38, _font(13)
-    margin = 22 + int(max(font.getlength(name) for name in names)) + 10
-    foot = max(margin, 90)
+    cell, font = 40, _font(15)
+    margin = 26 + int(max(font.getlength(name) for name in names)) + 10
+    foot = max(margin, 100)
     size = len(names) * cell
     canvas = Image.new("RGB", (margin + size + 50, size + foot), "white")
     draw = ImageDraw.Draw(canvas)
@@ -84,7 +84,7 @@ def draw_confusion(counts: Tensor, names: Sequence[str]) -> NDArray[np.uint8]:
                 at = box[0] + cell // 2 - 1, box[1] + cell // 2 - 1
                 draw.text(at, str(number), fill=ink, font=font, anchor="mm")
     draw.text((margin + size // 2, size + foot - 4), "predicted", fill=_INK, font=font, anchor="mb")
-    _paste_upright(canvas, "true class", (9, size // 2 - 32))
+    _paste_upright(canvas, "true class", (11, size // 2 - 32))
     return np.asarray(canvas)
 
 
@@ -92,10 +92,10 @@ def _paste_upright(canvas: Image, text: str, at: tuple[int, int]) -> None:
     """Paste text that reads upwards; ``at`` is the middle of its top edge."""
     from PIL import Image, ImageDraw
 
-    font = _font(13)
-    strip = Image.new("RGB", (int(font.getlength(text)) + 2, 18), "white")
+    font = _font(15)
+    strip = Image.new("RGB", (int(font.getlength(text)) + 2, 20), "white")
     ImageDraw.Draw(strip).text((1, 1), text, fill=_INK, font=font)
-    canvas.paste(strip.rotate(90, expand=True), (at[0] - 9, at[1]))
+    canvas.paste(strip.rotate(90, expand=True), (at[0] - 10, at[1]))
 
 
 def _thumbnail(image: Tensor) -> Image:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 
 from ..callbacks import Callback
 from ..distributed import is_main
@@ -106,8 +105,7 @@ class TensorBoard(Callback):
     def after_step(self, learn: Any) -> None:
         """Take the norm of the gradients that the step was made with."""
         if self.events is not None and learn.step % self._norm_every == 0:
-            grads = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-            self._norms.append(get_total_norm(grads))
+            self._norms.append(dashboard.gradient_norm(self._parameters))
 
     def after_batch(self, learn: Any) -> None:
         """Take the batch's loss, or its predictions."""
