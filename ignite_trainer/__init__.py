@@ -25,6 +25,7 @@ from .handlers import Checkpoint as Checkpoint
 from .handlers import EarlyStopping as EarlyStopping
 from .handlers import NaNGuard as NaNGuard
 from .handlers import Progress as Progress
+from .handlers import RunFiles as RunFiles
 from .handlers import Schedule as Schedule
 from .handlers import TensorBoard as TensorBoard
 from .handlers import TimeLimit as TimeLimit
