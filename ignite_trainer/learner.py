@@ -200,7 +200,8 @@ class Learner:
         self.history, self.results = [], {}
         self.stop_reason, self.outcome = "", "finished"
         self.opt = self._optimizer_options.make(self.opt_func)
-        self.opt.zero_grad()
+        if any(parameter.grad is not None for parameter in self.model.parameters()):
+            self.opt.zero_grad()  # some write p.grad.zero_(), which needs a gradient
         self._first_batches.expect(self.trainer, self.evaluator)
         done = self._resumption.prepare(resume, n_epochs)
         with self._fitting():

@@ -78,8 +78,8 @@ SABOTAGES = (
     Sabotage(LEARNER, "        engine.state.max_epochs = None", "        pass", "a fit after one that ended early"),
     Sabotage(
         LEARNER,
-        "        self.opt.zero_grad()\n        self._first",
-        "        self._first",
+        "            self.opt.zero_grad()  # some",
+        "            pass  # some",
         "gradients left by the last fit",
     ),
     Sabotage("callbacks.py", "return sorted(cbs, ", "return sorted(reversed(list(cbs)), ", "ties by place"),

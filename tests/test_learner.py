@@ -220,7 +220,7 @@ class Optimizer:
 
     def zero_grad(self):
         for parameter in self.parameters:
-            parameter.grad = None
+            parameter.grad.zero_()
 
 
 def test_optimizer_when_it_has_only_step_and_zero_grad_then_serves():
