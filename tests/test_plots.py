@@ -1,4 +1,4 @@
-"""Grids of images: any number, any shape, without a display."""
+"""Grids of images, and the page of a run: any number, any shape, without a display."""
 
 import math
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ignite_trainer.plots import show_images
+from ignite_trainer.plots import report, show_images
 
 
 def shown(figure):
@@ -119,3 +119,26 @@ def test_images_that_require_gradients_are_shown():
 def test_input_when_wrong_says_the_rule(images, given, message):
     with pytest.raises(ValueError, match=message):
         show_images(images, **given)
+
+
+def test_report_then_has_the_curves_above_the_pictures_in_proportion(tmp_path):
+    history = [{"epoch": epoch, "train_loss": 1 / (epoch + 1), "lr": 0.1} for epoch in range(3)]
+    square, wide = np.zeros((100, 100, 3), dtype=np.uint8), np.full((100, 300, 3), 200, dtype=np.uint8)
+    figure = report(history, {"square": square, "wide": wide})
+    above, below = figure.subfigs
+    assert [axes.get_title() for axes in above.axes] == ["loss", "lr"]
+    assert [axes.get_title() for axes in below.axes] == ["square", "wide"]
+    widths = [axes.get_position().width for axes in below.axes]
+    assert widths[1] == pytest.approx(3 * widths[0])
+    assert np.array_equal(below.axes[1].images[0].get_array(), wide)
+    figure.savefig(tmp_path / "report.png")
+
+
+def test_report_when_there_are_no_pictures_then_is_the_curves():
+    figure = report([{"epoch": 0, "train_loss": 1.0}], {})
+    assert [axes.get_title() for axes in figure.axes] == ["loss"]
+
+
+def test_report_when_there_is_nothing_to_draw_then_says_so():
+    with pytest.raises(ValueError, match="curves draws the losses, metrics and rates of a history; got none in 0 rows"):
+        report([], {"a": np.zeros((4, 4, 3), dtype=np.uint8)})

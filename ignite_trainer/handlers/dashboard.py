@@ -95,7 +95,7 @@ def write_scalars_of_steps(events: EventFile, learn: Any, losses: list[Tensor], 
 def write_validation(events: EventFile, record: ValidationRecord, names: list[str] | None, step: int) -> None:
     """The confusion matrix, a PR curve a class, and the worst predictions, as pictures and as a table."""
     summary = summaries()
-    for title, picture in _pictures(record, names).items():
+    for title, picture in _pictures(record, names, columns=4).items():
         events.add(summary.image(f"images/{title}", picture, dataformats="HWC"), step)
     if record.scored is not None:
         for label in range(len(record.scored)):
@@ -165,7 +165,7 @@ def write_report(folder: Path, learn: Any, record: ValidationRecord | None, name
     """``report.png``: the curves of the history above the confusion matrix and the worst predictions."""
     if not learn.history:
         return
-    pictures = {} if record is None else _pictures(record, names)
+    pictures = {} if record is None else _pictures(record, names, columns=8)
     figure = report(learn.history, {title.replace("_", " "): picture for title, picture in pictures.items()})
     part = folder / "report.part"
     try:
@@ -193,7 +193,7 @@ def n_samples(batch: Any) -> int:
     return first_dimension(None, batch[1])
 
 
-def _pictures(record: ValidationRecord, names: list[str] | None) -> dict[str, Any]:
+def _pictures(record: ValidationRecord, names: list[str] | None, columns: int) -> dict[str, Any]:
     pictures: dict[str, Any] = {}
     if not record.finished:
         return pictures
@@ -207,7 +207,8 @@ def _pictures(record: ValidationRecord, names: list[str] | None) -> dict[str, An
             target, predicted = _told(row, record, names)
             share = f"p(right) {row.score:.1g}" if record.of_classes else f"off by {row.score:.3g}"
             titles.append(f"{target}\nas {predicted}\n{share}")
-        pictures["worst_predictions"] = draw_images([row.image for row in worst if row.image is not None], titles)
+        images = [row.image for row in worst if row.image is not None]
+        pictures["worst_predictions"] = draw_images(images, titles, columns=columns)
     return pictures
 
 
