@@ -1,5 +1,6 @@
 """Callbacks at the points: order, points of one's own, cleanup, notes on failures, the timeline, and what it costs."""
 
+import gc
 import random
 import sys
 import traceback
@@ -309,11 +310,13 @@ def calls_per_step(run):
             count += event == "call"
 
         job = run(n)
+        gc.disable()  # hypothesis has a Python function called at every collection
         sys.setprofile(count_call)
         try:
             job()
         finally:
             sys.setprofile(None)
+            gc.enable()
         counts.append(count)
     return round((counts[1] - counts[0]) / 100)  # a stray call in a thousand is the interpreter's
 
