@@ -194,3 +194,19 @@ def test_labels_when_they_do_not_fit_the_classes_are_counted_and_named(labels, c
     table = write([["a.png", labels[0]], ["b.png", labels[1]]])
     with pytest.raises(ValueError, match=f"labels are the names of the classes or their numbers {message}"):
         CSVImages(table, tmp_path, classes=classes)
+
+
+def test_label_when_empty_then_is_refused_with_its_line(write, tmp_path):
+    with pytest.raises(ValueError, match=r"a label is a name or a number; .*table\.csv has none in line 2"):
+        CSVImages(write([["a.png", "cat"], ["b.png", ""]]), tmp_path)
+
+
+def test_label_when_too_large_a_number_for_a_class_then_is_refused(write, tmp_path):
+    with pytest.raises(ValueError, match=r"from 0 without large gaps; .*table\.csv has 100000000000 in 1 rows"):
+        CSVImages(write([["a.png", "100000000000"]]), tmp_path)
+
+
+def test_table_when_not_utf8_then_is_named(tmp_path):
+    (tmp_path / "table.csv").write_bytes("bär.png,1\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"table\.csv is not UTF-8 .*: save it as UTF-8"):
+        CSVImages(tmp_path / "table.csv", tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,7 +100,11 @@ def _read_rows(csv_file: Path, path_column: int, label_column: int) -> list[tupl
         raise FileNotFoundError(f"the table of images is a CSV file; there is no file {csv_file}")
     needed = max(path_column, label_column) + 1
     rows = []
-    with csv_file.open(newline="", encoding="utf-8-sig") as lines:
+    try:
+        text = csv_file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{csv_file} is not UTF-8 ({error}): save it as UTF-8") from error
+    with io.StringIO(text, newline="") as lines:
         reader = csv.reader(lines)
         for row in reader:
             if not any(cell.strip() for cell in row):
@@ -125,7 +130,14 @@ def _numbered(
     labels: list[str], lines: list[int], classes: Sequence[str] | None, csv_file: Path
 ) -> tuple[list[str], list[int]]:
     """The names of the classes, and the number of each label."""
+    if "" in labels:
+        raise ValueError(f"a label is a name or a number; {csv_file} has none in line {lines[labels.index('')]}")
     are_numbers = all(_is_integer(label) for label in labels)
+    if classes is None and are_numbers and max(map(int, labels)) > max(1000, len(labels)):
+        raise ValueError(
+            f"labels that are numbers are those of classes, from 0 without large gaps; {csv_file} has "
+            f"{max(labels, key=int)} in {len(labels)} rows: number the classes, or give their names in classes"
+        )
     if classes is None:
         names = [str(number) for number in range(max(map(int, labels)) + 1)] if are_numbers else sorted(set(labels))
     else:

@@ -147,6 +147,8 @@ def _loader(
     whole = whole_tensors(dataset)
     if whole is None:
         return SampleLoader(dataset, batch_size, num_workers=num_workers, seed_samples=seed_samples, **how)
-    return TensorLoader(
+    loader = TensorLoader(
         *whole.tensors, batch_size=batch_size, images=whole.images, mean=whole.mean, std=whole.std, **how
     )
+    loader.dataset = dataset  # names its classes
+    return loader

@@ -159,6 +159,7 @@ class OrderedLoader(ABC):
 
     def __init__(self, order: BatchOrder):
         self.order = order
+        self.dataset: Any = None  # Any: whatever the batches were made of; None: tensors alone
 
     @abstractmethod
     def __iter__(self) -> Iterator[Any]:  # Any: batches of whatever shape
