@@ -255,7 +255,7 @@ def loss_size_of(loss_func: Any) -> Size:
         if y.is_floating_point():  # class probabilities: the loss divides by the number of distributions
             return y.numel() // y.shape[1] if y.ndim > 1 else 1
         if weight is None:
-            if ignore < 0 and y.is_cpu and y.numel() and y.min() >= 0:  # 1 µs; elsewhere it would wait for the device
+            if ignore < 0 and y.is_cpu and y.numel() and y.min().item() >= 0:  # 1 µs; on a device it would wait
                 return y.numel()
             return (y != ignore).sum()
         kept = y[y != ignore]
