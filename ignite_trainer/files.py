@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["DamagedFile", "read_verified", "remove_with_sum", "write_whole"]
+__all__ = ["DamagedFile", "read_verified", "remove_with_sum", "write_aside", "write_whole"]
 
 
 class DamagedFile(ValueError):
@@ -60,6 +60,28 @@ def write_whole(path: Path, write: Callable[[Any], None]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_aside(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file without a sum, for other programs: a crash at any moment leaves the former content or the new one.
+
+    Args:
+        path: the file; its folder is made.
+        write: called with the path of a file beside it, of the same ending, which then takes its place.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written; the former file is whole.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{path.name}")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_verified(path: Path) -> bytes:

@@ -1,0 +1,244 @@
+"""A trained model as a file: its weights as safetensors, or the whole of it as a program that needs no code of ours."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .files import write_aside
+from .models import modes_kept
+from .rng import get_rng_state, set_rng_state
+
+__all__ = ["export_model", "load_weights", "save_weights"]
+
+Format = Literal["safetensors", "torch", "onnx"]
+
+
+def save_weights(model: nn.Module, path: str | Path) -> None:
+    """Write a model's parameters and buffers as safetensors, so that a crash leaves the former file or the new one.
+
+    Tensors that several names share (tied weights) are written once.
+
+    Args:
+        model: on any device.
+        path: of the file; its folder is made.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written; a former file is whole.
+
+    Source: safetensors' ``save_model``.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_weights(nn.Linear(2, 1), f"{folder}/model.safetensors")
+    ...     load_weights(nn.Linear(2, 1), f"{folder}/model.safetensors")
+    """
+    from safetensors.torch import save_model
+
+    write_aside(Path(path), lambda temporary: save_model(model, str(temporary)))
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Fill a model, in place and on its device, with what ``save_weights`` wrote: every tensor, or none at all.
+
+    Args:
+        model: of the same names and shapes.
+        path: of the file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no safetensors file, or a tensor does not fit; the model is as it was.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file, load_model
+
+    try:
+        saved = {name: tuple(tensor.shape) for name, tensor in load_file(path).items()}
+    except SafetensorError as error:
+        raise ValueError(f"weights are loaded from a whole safetensors file; {path} is none: {error}") from error
+    _check_fit(model, saved, path)
+    load_model(model, path)
+
+
+def export_model(model: nn.Module, x: Any, path: str | Path, format: Format = "safetensors") -> None:
+    """Write a model in evaluation mode, seen to give the same outputs when it is loaded back, with any batch size.
+
+    "safetensors" is the weights alone; "torch" a program for ``torch.export.load``; "onnx" one for other runtimes. The
+    model's modes and the random generators stay as they are; a file that gave other outputs is not left behind.
+
+    Args:
+        model: called with x alone.
+        x: an input as the model takes it: a tensor, or tuples, lists and dicts of tensors, samples along dimension 0.
+        path: of the file; for "torch" its name ends in ``.pt2``.
+        format: "safetensors", "torch" or "onnx".
+
+    Raises:
+        ValueError: another format or ending; a model that torch cannot export with a free batch size; other outputs.
+        ImportError: "onnx" without the packages of the extra ``onnx``.
+
+    Source: torch.export and torch.onnx.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     export_model(nn.Linear(2, 1), torch.ones(3, 2), f"{folder}/model.pt2", "torch")
+    ...     torch.export.load(f"{folder}/model.pt2").module()(torch.ones(5, 2)).shape
+    torch.Size([5, 1])
+    """
+    path = Path(path)
+    if format not in _WRITERS:
+        raise ValueError(f"format is 'safetensors', 'torch' or 'onnx'; got {format!r}")
+    if format == "torch" and path.suffix != ".pt2":
+        raise ValueError(f"torch loads exported programs from files that end in .pt2; got {path.name!r}")
+    missing = [name for name in ("onnx", "onnxscript") if format == "onnx" and find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"format='onnx' needs {' and '.join(missing)}, which is not installed: pip install 'ignite_trainer[onnx]'"
+        )
+    batches = [_resized(x, lambda tensor: torch.cat([tensor, tensor[:1]]))]  # 1 sample would become a constant 1
+    batches.append(_resized(batches[0], lambda tensor: torch.cat([tensor, tensor[:1]])))
+    with modes_kept(model), _generators_kept(), torch.no_grad():
+        model.eval()
+
+        def write(temporary: Path) -> None:
+            _WRITERS[format](model, batches[0], temporary)
+            _check_same_outputs(model, _LOADERS[format](model, temporary), [x, *batches])
+
+        write_aside(path, write)
+
+
+def _check_fit(model: nn.Module, saved: dict[str, tuple[int, ...]], path: str | Path) -> None:
+    ours = model.state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in ours.items()}
+    there = {_place(ours[name]) for name in saved if name in ours}
+    for name in [*shapes, *saved]:
+        is_tied = name not in saved and _place(ours[name]) in there  # to a name that is there
+        if saved.get(name) != shapes.get(name) and not is_tied:
+            raise ValueError(
+                f"{path} has {name} {_of_shape(saved.get(name))}, the model has it {_of_shape(shapes.get(name))}: "
+                "the same model is needed to load its weights"
+            )
+
+
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.device, tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tuple(tensor.shape)
+
+
+def _of_shape(shape: tuple[int, ...] | None) -> str:
+    return "not at all" if shape is None else f"of shape {shape}"
+
+
+def _write_torch(model: nn.Module, x: Any, path: Path) -> None:
+    try:
+        program = torch.export.export(model, (x,), dynamic_shapes=_free_batch(x))
+    except Exception as error:
+        raise _cannot_be_traced(model, error) from error
+    torch.export.save(program, str(path))
+
+
+def _write_onnx(model: nn.Module, x: Any, path: Path) -> None:
+    try:
+        program = torch.onnx.export(model, (x,), dynamic_shapes=_free_batch(x), dynamo=True, verbose=False)
+    except Exception as error:
+        raise _cannot_be_traced(model, error) from error
+    assert program is not None
+    program.save(str(path))
+
+
+def _cannot_be_traced(model: nn.Module, error: Exception) -> ValueError:
+    first_line = str(error).strip().partition("\n")[0]
+    return ValueError(
+        f"a model is exported with a free batch size; torch cannot for this {type(model).__name__}, and says "
+        f"{type(error).__name__}: {first_line}"
+    )
+
+
+def _free_batch(x: Any) -> tuple[Any, ...]:
+    return (_resized(x, lambda tensor: {0: torch.export.Dim("batch")}),)
+
+
+def _emptied_and_loaded(model: nn.Module, path: Path) -> Callable[[Any], Any]:
+    twin = copy.deepcopy(model)
+    for tensor in twin.state_dict().values():
+        tensor.zero_()
+    load_weights(twin, path)
+    return twin
+
+
+def _load_torch(model: nn.Module, path: Path) -> Callable[[Any], Any]:
+    return torch.export.load(str(path)).module()
+
+
+def _load_onnx(model: nn.Module, path: Path) -> Callable[[Any], Any] | None:
+    import onnx
+
+    onnx.checker.check_model(str(path))
+    if find_spec("onnxruntime") is None:
+        return None
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [given.name for given in session.get_inputs()]
+
+    def run(x: Any) -> Any:
+        outputs = session.run(None, dict(zip(names, (t.cpu().numpy() for t in _tensors(x)), strict=True)))
+        return [torch.from_numpy(output) for output in outputs]
+
+    return run
+
+
+_WRITERS: dict[str, Callable[[nn.Module, Any, Path], None]] = {
+    "safetensors": lambda model, x, path: save_weights(model, path),
+    "torch": _write_torch,
+    "onnx": _write_onnx,
+}
+_LOADERS: dict[str, Callable[[nn.Module, Path], Callable[[Any], Any] | None]] = {
+    "safetensors": _emptied_and_loaded,
+    "torch": _load_torch,
+    "onnx": _load_onnx,
+}
+
+
+def _check_same_outputs(model: nn.Module, loaded: Callable[[Any], Any] | None, batches: list[Any]) -> None:
+    for x in batches if loaded is not None else []:
+        assert loaded is not None
+        for ours, theirs in zip(_tensors(model(x)), _tensors(loaded(x)), strict=True):
+            a, b = ours.cpu().double(), theirs.cpu().double()
+            # other runtimes sum in another order: 1e-3 of the largest output is far above float32's rounding of that
+            scale = a[a.isfinite()].abs().max().item() if a.isfinite().any() else 0.0
+            if not torch.allclose(a, b, rtol=0, atol=1e-3 * scale, equal_nan=True):
+                raise ValueError(
+                    f"an exported model gives the outputs of the model in evaluation mode; for {len(ours)} samples "
+                    f"they are {(a - b).abs().max().item():.3g} apart: look for random numbers, or for branches of "
+                    "Python that data decides"
+                )
+
+
+def _resized(x: Any, change: Callable[[Tensor], Any]) -> Any:
+    """The same nest, each tensor changed."""
+    if isinstance(x, dict):
+        return {key: _resized(part, change) for key, part in x.items()}
+    if isinstance(x, (list, tuple)):
+        return type(x)(_resized(part, change) for part in x)
+    return change(x)
+
+
+def _tensors(nest: Any) -> list[Tensor]:
+    if isinstance(nest, Tensor):
+        return [nest]
+    return [tensor for part in (nest.values() if isinstance(nest, dict) else nest) for tensor in _tensors(part)]
+
+
+@contextmanager
+def _generators_kept() -> Iterator[None]:
+    state = get_rng_state()
+    try:
+        yield
+    finally:
+        set_rng_state(state)
