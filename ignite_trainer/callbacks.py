@@ -42,8 +42,11 @@ class Callback:
 
 
 def in_order(cbs: Iterable[Any]) -> list[Any]:
-    """The callbacks sorted by ``order`` (0 where an object has none), ties by their place."""
-    return sorted(cbs, key=lambda cb: getattr(cb, "order", 0))
+    """The callbacks, and those that they bring along (``brings``), by ``order`` (0 for none), ties by their place."""
+    cbs = list(cbs)
+    return sorted(
+        [*cbs, *(other for cb in cbs for other in getattr(cb, "brings", ()))], key=lambda cb: getattr(cb, "order", 0)
+    )
 
 
 def run_cbs(cbs: Iterable[Any], method_name: str, learn: Any = None) -> None:

@@ -102,6 +102,7 @@ def test_verify_loop_of_a_right_loop_then_all_steps_are_equal(capsys):
 def test_verify_loop_without_a_job_in_the_module_then_the_built_in_one_is_trained(tmp_path, monkeypatch, capsys):
     (tmp_path / "loop_alone.py").write_text("from tests.verify_jobs import by_names\n")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     assert main(["verify", "loop", "loop_alone:by_names"]) == 0
     assert capsys.readouterr().out == "equal: 18 optimizer steps of 9 tensors, and the random generators\n"
 

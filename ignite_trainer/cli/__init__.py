@@ -1,4 +1,4 @@
-"""The command line, ``ignite-trainer``: verify."""
+"""The command line, ``ignite-trainer``: verify, replay."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def main(args: Sequence[str] | None = None) -> int:
     import tyro
 
     from .jobs import UserMistake
+    from .replay import replay
     from .verify_loop import loop
     from .verify_resume import resume
 
@@ -34,7 +35,8 @@ def main(args: Sequence[str] | None = None) -> int:
         if words[:1] == ["verify"]:
             code = tyro.extras.subcommand_cli_from_dict(verify, prog="ignite-trainer verify", args=words[1:])
         else:
-            code = tyro.extras.subcommand_cli_from_dict({"verify": verify_help}, prog="ignite-trainer", args=words)
+            commands: dict[str, Callable[..., int]] = {"verify": verify_help, "replay": replay}
+            code = tyro.extras.subcommand_cli_from_dict(commands, prog="ignite-trainer", args=words)
     except UserMistake as mistake:
         print(f"ignite-trainer: {mistake}", file=sys.stderr)
         return 2

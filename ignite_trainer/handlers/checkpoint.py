@@ -18,6 +18,7 @@ from ..callbacks import Callback
 from ..files import DamagedFile, read_verified, remove_with_sum, write_whole
 from ..resume import refuse_persistent_workers, snapshot
 from .best import Best
+from .crash import CrashReport
 from .signals import EXIT_RESUMABLE, SignalWatch
 
 __all__ = ["Checkpoint", "load_checkpoint", "newest_checkpoint"]
@@ -28,7 +29,8 @@ class Checkpoint(Callback):
 
     Files are ``folder/checkpoints/step-00001200.pt``, their sha256 beside them, and ``best.pt``. A save that is due
     within a window of ``accumulate`` batches waits for its step, one on an epoch's last batch for the validation.
-    SIGTERM, SIGUSR1 and a first Ctrl-C finish the batch (or the validation), save, and end with exit code 75.
+    SIGTERM, SIGUSR1 and a first Ctrl-C finish the batch (or the validation), save, and end with exit code 75. It brings
+    a ``CrashReport`` along, which keeps the batch that an exception left.
 
     Args:
         folder: of the run; None: ``learn.folder``, which must then be given to resume.
@@ -70,6 +72,7 @@ class Checkpoint(Callback):
         self.keep, self.monitor, self.background = keep, monitor, background
         self.best = None if monitor is None else Best(monitor)
         self.signals = SignalWatch()
+        self.brings = (CrashReport(folder),)
         self._writer: threading.Thread | None = None
         self._failure: BaseException | None = None
 

@@ -40,6 +40,7 @@ class NaNGuard(Callback):
             raise ValueError(f"every_steps is the number of batches between two looks, at least 1; got {every_steps!r}")
         self.action, self.every_steps = action, 1 if action == "skip" else every_steps
         self.skipped = 0
+        self.found: tuple[int, int] | None = None  # epoch and batch of the first loss that was not finite
         self._losses: list[tuple[int, int, Tensor]] = []
         if action == "skip":
             self.after_backward = self._skip
@@ -49,7 +50,7 @@ class NaNGuard(Callback):
 
     def before_fit(self, learn: Any) -> None:
         """Begin anew."""
-        self._losses, self.skipped = [], 0
+        self._losses, self.skipped, self.found = [], 0, None
 
     def _gather(self, learn: Any) -> None:
         if learn.model.training:
@@ -65,6 +66,7 @@ class NaNGuard(Callback):
         if not bad.any():  # waits for the device
             return
         epoch, batch, loss = losses[int(bad.nonzero()[0])]
+        self.found = epoch, batch
         name = _first_bad_parameter(learn.model)
         text = f"the loss became {loss.item()} in epoch {epoch}, batch {batch}; " + (
             f"the first parameter that is not finite is {name}" if name else "all parameters are finite"

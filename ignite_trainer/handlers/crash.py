@@ -1,0 +1,173 @@
+"""Crash reports: the batch in which a fit broke, with all that is needed to run it once more."""
+
+from __future__ import annotations
+
+import io
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..callbacks import Callback
+from ..data import OrderedLoader
+from ..events import POINTS, Scope
+from ..files import DamagedFile, read_verified, write_whole
+from ..resume import snapshot
+from .guards import NaNGuard
+
+__all__ = ["CrashReport", "load_crash"]
+
+_BATCH_POINTS = {name: point.event for name, point in POINTS.items() if point.event and point.scope is Scope.BATCH}
+_BATCH_EVENTS = {event.name for event in _BATCH_POINTS.values()}
+
+
+class CrashReport(Callback):
+    """Writes ``folder/crash.pt`` when an exception leaves a batch or NaNGuard ends the fit; a Checkpoint brings it.
+
+    ``ignite-trainer replay crash.pt my_job:make`` runs that batch again. The file has the batch, its samples' indices
+    where the loader is one of this package, weights, optimizer and callbacks' states, and torch's generators as they
+    were when the batch began; Python's and NumPy's are those of the crash, as it would take too long to note them for
+    each batch. The weights are those before the batch's step, unless ``step_taken``. After a forward pass batch norm's
+    statistics have this batch in them already, and gradients of an open window are not kept.
+
+    Args:
+        folder: of the run; None: ``learn.folder``.
+
+    >>> CrashReport("runs/mlp").folder
+    'runs/mlp'
+    """
+
+    order = -100
+
+    def __init__(self, folder: str | Path | None = None):
+        self.folder = folder
+        self._batch: tuple[Any, ...] | None = None
+
+    def before_fit(self, learn: Any) -> None:
+        """Begin anew."""
+        self._batch = None
+
+    def before_batch(self, learn: Any) -> None:
+        """Note the batch and torch's generators, before anybody else."""
+        if learn.outcome == "broken":  # by a guard at the epoch's end: the validation that follows is not to blame
+            return
+        on_device = torch.cuda.get_rng_state(learn.device) if learn.device.type == "cuda" else None
+        self._batch = learn.engine, learn.batch, learn.step, torch.get_rng_state(), on_device
+
+    def cleanup_fit(self, learn: Any, error: BaseException | None) -> None:
+        """Write the report, first of all callbacks: the others then put other weights into the model."""
+        begun, self._batch = self._batch, None
+        if begun is None or not _broke_a_batch(learn, error):
+            return
+        path = Path(self.folder or learn.folder) / "crash.pt"
+        try:
+            report = _report(learn, error, *begun)
+            write_whole(path, lambda file: torch.save(report, file))
+        except Exception as failure:
+            if error is None:
+                raise
+            text = f"no crash report was written to {path}: {type(failure).__name__}: {failure}"
+            logging.getLogger("ignite_trainer").warning(text)  # the fit's own error goes on
+        else:
+            logging.getLogger("ignite_trainer").info(f"the batch that broke is in {path}")
+
+
+def load_crash(path: str | Path) -> dict[str, Any]:
+    """A crash report; no code in it is run.
+
+    Returns:
+        ``phase``, ``epoch``, ``batch``, ``samples``, ``inputs``, ``step_taken``, ``error`` (type, text, raised_by),
+        ``first_bad`` (of ``NaNGuard``), and ``state``, a ``snapshot``.
+
+    Raises:
+        ValueError: the file is damaged, or something else.
+    """
+    content = read_verified(Path(path))
+    try:
+        report = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise DamagedFile(f"{path} is no crash report: {type(error).__name__} while it was loaded") from error
+    if not isinstance(report, dict) or report.get("format") != "crash 1":
+        raise DamagedFile(f"{path} is no crash report of this version")
+    return report
+
+
+def event_of(raised_by: str) -> str:
+    """The Ignite event at which a callback or handler raised, by what ``error.raised_by`` says; empty for none.
+
+    >>> event_of("NaNGuard.after_loss"), event_of("handler at STEPPED"), event_of("the step")
+    ('LOSS_COMPUTED', 'STEPPED', '')
+    """
+    point = raised_by.rpartition(".")[2]
+    if point in POINTS:
+        event = POINTS[point].event
+        return "" if event is None else event.name
+    return raised_by.rpartition(" at ")[2] if " at " in raised_by else ""
+
+
+def _broke_a_batch(learn: Any, error: BaseException | None) -> bool:
+    if error is None:
+        return bool(learn.outcome == "broken")
+    raised_by = getattr(error, "raised_by", "")
+    in_batch = raised_by == "the step" or event_of(raised_by) in _BATCH_EVENTS
+    return isinstance(error, FloatingPointError) or (isinstance(error, Exception) and in_batch)
+
+
+def _report(
+    learn: Any, error: BaseException | None, engine: Any, batch: Any, step: int, generator: Tensor, on_device: Any
+) -> dict[str, Any]:
+    state = snapshot(learn)
+    iteration = learn.trainer.state.iteration - engine.training  # as it was before this batch
+    state["progress"] |= {"epoch": learn.epoch, "batch": engine.place, "iteration": iteration, "step": step}
+    state["rng"]["torch"] = generator
+    if on_device is not None:
+        state["rng"]["cuda"][learn.device.index or 0] = on_device
+    loader = learn.train_dl if engine.training else learn.valid_dl
+    found = next((cb.found for cb in learn.cbs if isinstance(cb, NaNGuard) and cb.found is not None), None)
+    return {
+        "format": "crash 1",
+        "phase": engine.phase,
+        "epoch": learn.epoch,
+        "batch": engine.place,
+        "samples": _samples(loader, engine.place),
+        "inputs": _plain(batch),
+        "step_taken": learn.step > step,
+        "error": {
+            "type": "" if error is None else type(error).__name__,
+            "text": learn.stop_reason if error is None else str(error),
+            "raised_by": getattr(error, "raised_by", ""),
+        },
+        "first_bad": None if found is None else _first_bad(learn, *found),
+        "state": state,
+    }
+
+
+def _first_bad(learn: Any, epoch: int, batch: int) -> dict[str, Any]:
+    return {"epoch": epoch, "batch": batch, "samples": _samples(learn.train_dl, batch)}
+
+
+def _samples(loader: Any, batch: int) -> list[int] | None:
+    """Which samples are in a batch of the epoch that is running."""
+    if not isinstance(loader, OrderedLoader):
+        return None
+    order = loader.order
+    samples: list[int] = order.indices(order.epoch - 1)[order.share(batch)].tolist()
+    return samples
+
+
+def _plain(value: Any) -> Any:
+    """The same nest of tensors, numbers and strings, for ``weights_only`` loading; anything else as its text."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu().as_subclass(Tensor)
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value) if value.dtype.kind in "biuf" else repr(value)
+    if isinstance(value, dict):
+        return {_plain(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        parts = [_plain(part) for part in value]
+        return tuple(parts) if isinstance(value, tuple) else parts
+    return value if type(value) in (int, float, bool, str, bytes, type(None)) else repr(value)

@@ -1,0 +1,207 @@
+"""Crash reports and their replay: the batch that broke breaks again, in another process, with the same bits."""
+
+import os
+import re
+import subprocess
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+
+from ignite_trainer import CancelFitException
+from ignite_trainer.cli import main
+from ignite_trainer.handlers import CrashReport, load_crash
+from tests import crash_jobs
+
+ROOT = Path(__file__).parents[1]
+
+
+def broken(name, folder):
+    """The report of a job that broke, and what it raised."""
+    learn, n_epochs = getattr(crash_jobs, name)(folder)
+    try:
+        learn.fit(n_epochs)
+    except Exception as raised:
+        return load_crash(folder / "crash.pt"), raised, learn
+    return load_crash(folder / "crash.pt"), None, learn
+
+
+def test_a_job_that_breaks_when_replayed_in_another_process_then_the_same_error_comes(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    options = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True, "timeout": 60}
+    python = [sys.executable, "-W", "ignore", "-m"]
+    job = subprocess.run([*python, "tests.crash_jobs", "in_training", str(tmp_path)], **options, check=False)
+    assert job.returncode == 1
+    error = job.stderr.splitlines()[-2]
+    assert re.fullmatch(r"ValueError: it breaks at \d\.\d+", error)
+    words = ["replay", str(tmp_path / "crash.pt"), "tests.crash_jobs:in_training"]
+    done = subprocess.run([*python, "ignite_trainer", *words], **options, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    order = crash_jobs.make(tmp_path)[0].train_dl.order
+    assert done.stdout.splitlines() == [
+        error,
+        "raised by Break.after_backward (event BACKWARD_COMPLETED): training, epoch 1, batch 2, before its step",
+        f"samples {', '.join(map(str, order.indices(1)[16:24].tolist()))}",
+        "again: the same error, raised by the same",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        (
+            "in_training",
+            "raised by Break.after_backward (event BACKWARD_COMPLETED): training, epoch 1, batch 2, before",
+        ),
+        ("in_validation", "raised by Break.after_loss (event LOSS_COMPUTED): validation, epoch 1, batch 2"),
+        ("in_the_loss", "raised by the step: training, epoch 0, batch 5, before its step"),
+        ("in_a_handler", "breaks at LOSS_COMPUTED: training, epoch 1, batch 2, before its step"),
+    ],
+)
+def test_replay_of_an_error_then_it_comes_again_with_the_same_bits(name, place, tmp_path, capsys):
+    _, error, _ = broken(name, tmp_path)
+    assert main(["replay", str(tmp_path / "crash.pt"), f"tests.crash_jobs:{name}"]) == 0
+    first, second, third, again = capsys.readouterr().out.splitlines()
+    assert first == f"{type(error).__name__}: {error}"
+    assert place in second
+    assert third.startswith("samples ")
+    assert again == "again: the same error, raised by the same"
+
+
+def test_replay_of_an_error_after_the_step_then_says_so_and_another_loss_breaks(tmp_path, capsys):
+    broken("after_the_step", tmp_path)
+    assert main(["replay", str(tmp_path / "crash.pt"), "tests.crash_jobs:after_the_step"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].endswith("training, epoch 1, batch 2, after its step")
+    assert lines[3].startswith("again: another error came: ValueError: it breaks at ")
+    assert lines[3].endswith(", raised by Break.after_batch")
+
+
+def test_replay_with_the_job_mended_then_no_error_comes(tmp_path, capsys):
+    broken("in_training", tmp_path)
+    assert main(["replay", str(tmp_path / "crash.pt"), "tests.crash_jobs:mended"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == "again: no error came"
+
+
+def test_replay_without_a_job_then_shows_the_report(tmp_path, capsys):
+    broken("in_the_loss", tmp_path)
+    assert main(["replay", str(tmp_path / "crash.pt")]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_replay_with_a_mistake_then_it_is_one_line_and_2(tmp_path, capsys):
+    broken("in_training", tmp_path)
+    path = str(tmp_path / "crash.pt")
+    for words, text in [
+        (
+            [path, "tests.crash_jobs:with_other_data"],
+            "crash.pt was saved with n_samples 44, the training loader has 48",
+        ),
+        ([str(tmp_path / "none.pt")], "none.pt or its sum cannot be read"),
+        ([str(next((tmp_path / "checkpoints").glob("*.pt")))], ".pt is no crash report of this version"),
+        ([path, "tests.crash_jobs:nothing"], "module tests.crash_jobs has nothing of that name"),
+    ]:
+        assert main(["replay", *words]) == 2
+        err = capsys.readouterr().err
+        assert text in err
+        assert err.count("\n") == 1
+
+
+def test_report_of_an_error_then_has_the_batch_and_the_weights_at_its_start(tmp_path):
+    report, _, _ = broken("in_training", tmp_path)
+    loader = crash_jobs.make(tmp_path)[0].train_dl
+    x, y = loader.tensors
+    assert torch.equal(report["inputs"][0], x[report["samples"]])
+    assert torch.equal(report["inputs"][1], y[report["samples"]])
+    assert (report["phase"], report["epoch"], report["batch"], report["step_taken"]) == ("training", 1, 2, False)
+
+    weights = {}
+
+    class Keep(crash_jobs.Callback):
+        order = -200
+
+        def before_batch(self, learn):
+            if learn.model.training and (learn.epoch, learn.iter) == (1, 2):
+                weights.update({name: p.detach().clone() for name, p in learn.model.named_parameters()})
+
+    learn, n_epochs = crash_jobs.make(tmp_path / "twin", [Keep()])
+    learn.fit(n_epochs)
+    assert all(torch.equal(report["state"]["model"][name], weight) for name, weight in weights.items())
+
+
+def test_report_in_validation_with_averages_then_has_the_averages(tmp_path):
+    report, _, learn = broken("in_validation", tmp_path)
+    assert report["state"]["callbacks"]["EMA"]["in_model"]
+    trained = dict(learn.model.named_parameters())  # the average left it with the error
+    assert not any(torch.equal(report["state"]["model"][name], weight) for name, weight in trained.items())
+
+
+def test_report_of_a_stop_by_nan_guard_then_replay_says_the_loss_is_not_finite(tmp_path, capsys):
+    report, error, learn = broken("not_finite", tmp_path)
+    assert error is None
+    assert report["error"] == {"type": "", "text": learn.stop_reason, "raised_by": ""}
+    assert main(["replay", str(tmp_path / "crash.pt"), "tests.crash_jobs:not_finite"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("NaN guard: the loss became nan in epoch 1, batch 2")
+    assert lines[1] == "noticed: training, epoch 1, batch 2, after its step"
+    assert lines[-2].endswith("is not finite already: NaNGuard(every_steps=1) notices it sooner")
+    assert lines[-1] == "again: the loss is nan"
+
+
+def test_report_of_a_nan_that_is_noticed_later_then_names_the_samples_of_the_first(tmp_path, capsys):
+    report, error, learn = broken("not_finite_later", tmp_path)
+    assert isinstance(error, FloatingPointError)
+    first = learn.train_dl.order.indices(1)[16:24].tolist()
+    assert report["first_bad"] == {"epoch": 1, "batch": 2, "samples": first}
+    assert main(["replay", str(tmp_path / "crash.pt")]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"samples of the first batch that was not finite, 2: {', '.join(map(str, first))}"
+
+
+def test_report_of_a_stop_at_the_end_of_an_epoch_then_has_the_training_batch_and_no_validation_batch(tmp_path):
+    report, _, learn = broken("not_finite_at_the_end", tmp_path)
+    assert learn.history[-1]["epoch"] == 1
+    assert (report["phase"], report["epoch"], report["batch"]) == ("training", 1, 5)
+    assert report["first_bad"]["batch"] == 2
+
+
+def test_evaluate_outside_a_fit_with_a_checkpoint_then_runs(tmp_path):
+    learn, _ = crash_jobs.make(tmp_path)
+    assert learn.evaluate()["loss"] > 0
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, CancelFitException])
+def test_no_report_of_what_is_no_error(error, tmp_path):
+    class Ends(crash_jobs.Callback):
+        def after_loss(self, learn):
+            raise error
+
+    learn, n_epochs = crash_jobs.make(tmp_path, [Ends()])
+    with pytest.raises(error) if error is not CancelFitException else nullcontext():
+        learn.fit(n_epochs)
+    assert not (tmp_path / "crash.pt").exists()
+
+
+@pytest.mark.parametrize("point", ["before_epoch", "after_epoch", "after_validate"])
+def test_no_report_of_an_error_between_batches(point, tmp_path):
+    class Breaks(crash_jobs.Callback):
+        pass
+
+    breaks = Breaks()
+    setattr(breaks, point, lambda learn: 1 / 0)
+    learn, n_epochs = crash_jobs.make(tmp_path, [breaks])
+    with pytest.raises(ZeroDivisionError):
+        learn.fit(n_epochs)
+    assert not (tmp_path / "crash.pt").exists()
+
+
+def test_report_that_cannot_be_written_then_the_error_of_the_fit_goes_on_and_it_is_said(tmp_path, caplog):
+    learn, n_epochs = crash_jobs.in_training(tmp_path / "run")
+    learn.cbs = [cb for cb in learn.cbs if not hasattr(cb, "brings")]
+    learn.cbs.append(CrashReport(tmp_path / "file"))
+    (tmp_path / "file").write_text("a file where the folder should be")
+    with pytest.raises(ValueError, match="it breaks"):
+        learn.fit(n_epochs)
+    assert "no crash report was written to" in caplog.text
