@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from .events import CancelException, Scope
 
-__all__ = ["Epochs", "check_loader", "loader_length", "pair_of_loaders"]
+__all__ = ["Epochs", "check_loader", "is_function", "loader_length", "pair_of_loaders"]
 
 _END = object()
 
@@ -25,7 +25,7 @@ class Epochs:
     def __init__(self, engine: Any, loader: Any, *, whole: bool):
         self.engine, self.loader, self.whole = engine, loader, whole  # whole: an epoch is the loader from end to end
         self.begin: Callable[[], Iterator[Any]] = functools.partial(iter, loader)
-        if _is_function(loader):
+        if is_function(loader):
             self.begin = lambda: iter(loader())
         self.batches: Iterator[Any] | None = None
 
@@ -77,7 +77,8 @@ class Epochs:
             raise ValueError(f"a loader gives at least one batch an epoch; the {engine.phase} loader gave none")
 
 
-def _is_function(loader: Any) -> bool:
+def is_function(loader: Any) -> bool:
+    """Whether a loader is a function that returns one for each epoch."""
     return callable(loader) and not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__")
 
 
@@ -116,7 +117,7 @@ def check_loader(loader: Any, n_epochs: int, phase: str) -> None:
         TypeError: not iterable, or a one-shot iterator for more than one epoch.
         ValueError: its length is 0.
     """
-    if _is_function(loader):
+    if is_function(loader):
         return
     if not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
         raise TypeError(

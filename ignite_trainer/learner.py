@@ -19,13 +19,14 @@ from .callbacks import Dispatcher, in_order, run_cbs
 from .checks import FirstBatchChecks
 from .devices import pick_device
 from .engines import CancellableEngine, always
-from .epochs import check_loader, pair_of_loaders
+from .epochs import check_loader, is_function, pair_of_loaders
 from .events import Scope, TrainEvents
+from .export import export_model, load_weights, save_weights
 from .gradients import check_gradient_options, window_for
 from .metrics import Accuracy, Loss, attach_metric, metrics_from
 from .models import modes_kept
 from .optim import OptimizerOptions
-from .resume import Resumption
+from .resume import Resumption, streams_kept
 from .steps import EvalStep, Size, Step, TrainStep, autocast_for, loss_size_of, on_device, own_step, preparation
 from .summary import summarize
 from .timeline import timeline
@@ -283,6 +284,28 @@ class Learner:
         """Call a method of that name, a point or one's own, on every callback that has it."""
         run_cbs(self.cbs, method_name, self)
 
+    def save(self, path: str | Path) -> None:
+        """Write the model's weights and buffers as safetensors; tied ones once."""
+        save_weights(self.model, path)
+
+    def load(self, path: str | Path) -> None:
+        """Fill the model with weights that ``save`` wrote: every tensor, or, where one does not fit, none."""
+        load_weights(self.model, path)
+
+    def export(
+        self, path: str | Path, format: Literal["safetensors", "torch", "onnx"] = "safetensors", *, x: Any = None
+    ) -> None:
+        """Write the model for use elsewhere, with any batch size; what is written is loaded back and compared.
+
+        Args:
+            path: the file.
+            format: "safetensors": the weights; "torch": for ``torch.export.load``; "onnx": for other runtimes (needs
+                the extra ``onnx``).
+            x: an input as the model takes it; None: that of a first batch, read without moving loaders or generators.
+        """
+        x = self._first_input() if x is None else on_device(x, self.device)
+        export_model(self.model, x, path, format)
+
     def timeline(self) -> str:
         """What runs when in a fit of this learner, in order: a table of engine, event, point, and who."""
         return timeline(self)
@@ -345,6 +368,11 @@ class Learner:
         valid = [] if self.valid_dl is None else ["valid_loss", *(f"valid_{name}" for name in self.metrics)]
         return ["epoch", "step", "train_loss", *valid, "lr", "seconds"]
 
+    def _first_input(self) -> Any:
+        loader = self.valid_dl if self.validates else self.train_dl
+        with streams_kept(loader):
+            return self._eval_step.prepare(next(iter(loader() if is_function(loader) else loader)))[0]
+
     # ---- how it runs ---------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -365,6 +393,7 @@ class Learner:
                 raise
             finally:
                 self.in_fit = self.validating = False
+                self.trainer.opener = None
                 self._validation.detach()
                 self.trainer.widest = self.evaluator.widest = Scope.EPOCH
 

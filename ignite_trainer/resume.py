@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from .data import OrderedLoader
 from .epochs import loader_length
 from .rng import get_rng_state, set_rng_state
 
-__all__ = ["WALL_CLOCK", "MidEpoch", "Resumption", "check_state", "restore", "snapshot", "stateful"]
+__all__ = ["WALL_CLOCK", "MidEpoch", "Resumption", "check_state", "restore", "snapshot", "stateful", "streams_kept"]
 
 WALL_CLOCK = ("seconds", "time/samples_per_second")
 """The columns of a history and the tags of a dashboard that may differ between a run and its resumed twin."""
@@ -105,7 +106,7 @@ class Resumption:
         learn = self.learn
         checkpoint = next((cb for cb in learn.cbs if hasattr(cb, "find_state")), None)
         learn.trainer.before_loader = None if checkpoint is None else self._remember_epoch_start
-        learn.trainer.opener = self._state = None
+        self._state = None
         if resume is False:
             return 0, 0
         if checkpoint is None:
@@ -172,6 +173,20 @@ def epoch_start(loader: Any) -> dict[str, Any] | None:
     if isinstance(loader, OrderedLoader):
         return None
     return {"rng": get_rng_state(), "generators": [generator.get_state() for generator in _generators(loader)]}
+
+
+@contextmanager
+def streams_kept(loader: Any) -> Iterator[None]:
+    """In here a loader may be read; its place, its generators and the global ones are put back."""
+    rng, generators = get_rng_state(), [generator.get_state() for generator in _generators(loader)]
+    place = (loader.order.epoch, loader.order.batch) if isinstance(loader, OrderedLoader) else None
+    try:
+        yield
+    finally:
+        if place is not None:
+            loader.seek(*place)
+        _set_generators(loader, generators)
+        set_rng_state(rng)
 
 
 def check_state(learn: Any, state: dict[str, Any], path: Any) -> None:

@@ -3,6 +3,7 @@
 import warnings
 
 import pytest
+import torch
 from torch import nn, optim
 from torch.utils.data import DataLoader
 
@@ -210,3 +211,22 @@ def test_nan_when_the_guard_stops_the_fit_then_the_last_good_checkpoint_is_the_n
         again.fit(5, resume=True)
     assert all(parameter.isfinite().all() for parameter in again.model.parameters())
     assert len(again.history) == 5
+
+
+@pytest.mark.parametrize("name", ["tensors", "samples", "stock, own generator", "list", "generator function"])
+def test_weights_when_saved_exported_and_loaded_then_are_the_same_and_the_training_goes_on_as_without(name, tmp_path):
+    ends = []
+    for export in (False, True):
+        learn = make(name, tmp_path / str(export))
+        learn.fit(1)
+        if export:
+            learn.export(tmp_path / "model.pt2", "torch")
+            learn.save(tmp_path / "weights.safetensors")
+        learn.fit(1)
+        ends.append(end_of(learn))
+    assert equal(*ends)
+    fresh = make(name, tmp_path / "fresh")
+    fresh.load(tmp_path / "weights.safetensors")
+    program = torch.export.load(str(tmp_path / "model.pt2")).module()
+    x = torch.randn(11, 6)
+    assert torch.equal(program(x), fresh.model.eval()(x))

@@ -53,8 +53,8 @@ def write_start(events: EventFile, learn: Any, config: Mapping[str, Any], extra:
 
 def write_end(events: EventFile, error: BaseException | None) -> None:
     """The end of the session, with its status on the HParams page: success, or failure after an exception."""
-    from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
-    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2  # type: ignore[import-untyped]
+    from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped,unused-ignore]
+    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2  # type: ignore[import-untyped,unused-ignore]
 
     status = api_pb2.STATUS_SUCCESS if error is None else api_pb2.STATUS_FAILURE
     end = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time.time())

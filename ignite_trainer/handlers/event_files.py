@@ -45,8 +45,8 @@ class EventFile:
                 self._open(step)
 
     def _open(self, step: int) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
-        from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
+        from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped,unused-ignore]
+        from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped,unused-ignore]
 
         self._folder.mkdir(parents=True, exist_ok=True)
         if step:
@@ -70,7 +70,7 @@ class EventFile:
             step: the x axis, ``learn.step``.
         """
         from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped,unused-ignore]
 
         values = [value for value in summary.value if step > self._last.get(value.tag, -1)]
         if self.is_open and values:
@@ -147,9 +147,9 @@ def truncate_events(folder: str | Path, step: int) -> dict[str, int]:
     Returns:
         For each tag that is left its last step.
     """
-    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader  # type: ignore[import-untyped]
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader  # type: ignore[import-untyped,unused-ignore]
     from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.plugins.hparams.metadata import SESSION_END_INFO_TAG  # type: ignore[import-untyped]
+    from tensorboard.plugins.hparams.metadata import SESSION_END_INFO_TAG  # type: ignore[import-untyped,unused-ignore]
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     last: dict[str, int] = {}
