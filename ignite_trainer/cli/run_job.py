@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +114,9 @@ def run_job(job: str | None, folder: Path, workers: int | None, kill: dict[str, 
         raise UserMistake(f"a job writes into the folder that it is given; {job} would write to {checkpoints}")
     killer = Killer(checkpoints, kill, note)
     learn.cbs.append(killer)
+    began = time.monotonic()
     call(learn.fit, n_epochs, resume=True, what=f"the fit of {job}")
-    counts = {**killer.counts, "iterations": learn.trainer.state.iteration}
+    counts = {**killer.counts, "iterations": learn.trainer.state.iteration, "seconds": time.monotonic() - began}
     torch.save({"end": end_of_run(learn, folder), "counts": counts}, out)
 
 

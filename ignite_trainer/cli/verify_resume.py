@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ def resume(job: str | None = None, /, *, kills: int = 6, workers: str | None = N
     Args:
         job: module:function; called with a folder (and workers=, if it has that parameter) it returns (learner,
             n_epochs) anew, whose learner has a Checkpoint and writes there. None: a job that is built in.
-        kills: how often the run is killed, for each number of workers.
+        kills: how often the run is killed, for each number of workers; fewer if it ends before a moment comes.
         workers: numbers of loader processes with commas between them; None: 0,2 where the job has that parameter.
         seed: of the moments at which it is killed.
 
@@ -100,16 +99,14 @@ class _Runs:
 
 
 def _one_row(runs: _Runs, kills: int, rng: random.Random) -> tuple[list[str], str | None]:
-    began = time.monotonic()
     whole = runs.run("whole", {})
-    seconds = time.monotonic() - began
     assert isinstance(whole, dict)
     counts = whole["counts"]
     kinds = [kind for kind in KINDS if counts[kind]]
     places, cut = [], None
     for i in range(kills):
         kind, n = kinds[i % len(kinds)], counts["iterations"]
-        longest = 0.002 if kind == "saving" else min(1.0, 0.1 * seconds / n)  # about as long as that takes
+        longest = 0.002 if kind == "saving" else counts["seconds"] / n / 2  # a save takes about as long, and a batch
         kill = {
             "kind": kind,
             "iteration": rng.randint(1 + n * i // kills, -(-n * (i + 1) // kills)),
