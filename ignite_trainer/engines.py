@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -152,11 +153,15 @@ class CancellableEngine(Engine):
             raise _BatchOver from self._request
 
     def _fire_event(self, event_name: Any, *event_args: Any, **event_kwargs: Any) -> None:
-        """Ignite's, where anyone listens; 0.5.5 formats a debug line for each event, which costs 0.6 µs."""
-        if self._event_handlers[event_name]:
-            super()._fire_event(event_name, *event_args, **event_kwargs)
-        else:
-            self.last_event_name = event_name
+        """As Ignite's, without the debug line that 0.5.5 formats at each event: seven Python calls, read by nobody."""
+        self.last_event_name = event_name
+        for handler, args, kwargs in self._event_handlers[event_name]:
+            if event_kwargs:
+                kwargs = {**kwargs, **event_kwargs}
+            if args and isinstance(args[0], weakref.ref):  # the engine itself
+                handler(self, *event_args, *args[1:], **kwargs)
+            else:
+                handler(*event_args, *args, **kwargs)
 
     def _run_step(self, engine: Engine, batch: Any) -> Any:
         if self.cancelled:
