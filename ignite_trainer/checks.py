@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,10 +19,14 @@ class FirstBatchChecks:
 
     Args:
         learn: the Learner.
+
+    Attributes:
+        once_checked: called with the engine when its batch has been looked at.
     """
 
     def __init__(self, learn: Any):
         self.learn = learn
+        self.once_checked: Callable[[Any], None] = lambda engine: None
         self._expected: set[Any] = set()
 
     def expect(self, *engines: Any) -> None:
@@ -45,6 +50,7 @@ class FirstBatchChecks:
         if engine in self._expected:
             check_loss(self.learn.loss)
             self._expected.discard(engine)
+            self.once_checked(engine)
 
 
 def check_predictions(loss_func: Any, preds: Any, y: Any, phase: str) -> None:

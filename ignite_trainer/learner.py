@@ -153,6 +153,7 @@ class Learner:
         self.train_loss = Loss(size)
         self._first_batches = FirstBatchChecks(self)
         self._dispatch = Dispatcher(self, self._first_batches.points)
+        self._first_batches.once_checked = self._dispatch.listen
         self._validation = Validation(self)
         self._resumption = Resumption(self)
         for engine in (trainer, evaluator):
@@ -160,7 +161,6 @@ class Learner:
             engine.add_event_handler(Events.EPOCH_STARTED, always(self._begin_epoch))
             engine.add_event_handler(TrainEvents.PREDICTED, always(self._first_batches.check_predictions))
             engine.add_event_handler(TrainEvents.LOSS_COMPUTED, always(self._first_batches.check_loss))
-            engine.add_event_handler(TrainEvents.LOSS_COMPUTED, always(self._dispatch.listen))
             attach_metric(engine, "loss", self.train_loss if engine is trainer else Loss(size))
         for name, metric in self.metrics.items():
             attach_metric(evaluator, name, metric)
