@@ -82,7 +82,7 @@ SABOTAGES = (
         "            pass  # some",
         "gradients left by the last fit",
     ),
-    Sabotage("callbacks.py", "return sorted(cbs, ", "return sorted(reversed(list(cbs)), ", "ties by place"),
+    Sabotage("callbacks.py", "[*cbs, *(other", "[*reversed(cbs), *(other", "ties by place"),
     Sabotage(STEPS, "loop.opt.step()\n", "loop.opt.step(), loop.opt.zero_grad()\n", "after_step before zero_grad"),
     Sabotage(LEARNER, "        self.engine.state.batch = batch", "        pass", "an assigned batch"),
 )

@@ -1,7 +1,10 @@
 """Whether the scenarios notice what they are there to notice: the package with one line sabotaged has to differ."""
 
+from pathlib import Path
+
 import pytest
 
+import ignite_trainer
 from tests.sabotages import SABOTAGES, Sabotage, first_scenario_that_differs
 
 
@@ -25,3 +28,8 @@ def test_a_sabotage_when_the_package_cannot_be_imported_any_more_shows_nothing(t
     whole = Sabotage("version.py", "__version__", "import", "the import itself")
     with pytest.raises(RuntimeError, match="no scenario was compared"):
         first_scenario_that_differs(whole, tmp_path)
+
+
+def test_sabotages_when_listed_then_the_text_of_each_is_there_once():
+    package = Path(ignite_trainer.__file__).parent
+    assert [s.breaks for s in SABOTAGES if (package / s.file).read_text().count(s.old) != 1] == []
