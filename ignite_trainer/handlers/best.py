@@ -1,9 +1,28 @@
 """The one answer to "is this value better?", for early stopping, best checkpoints and whatever waits for a plateau."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal, TypedDict
 
 LOWER_IS_BETTER = ("loss", "error", "mse", "mae", "perplexity")
+
+
+def check_monitor(monitor: str, monitors: Sequence[str]) -> None:
+    """Refuse a monitor that no history row will have.
+
+    Args:
+        monitor: the name asked for.
+        monitors: the keys that the rows will have, ``learn.monitors``.
+
+    Raises:
+        ValueError: it is none of them; names them all.
+
+    >>> check_monitor("loss", ["train_loss", "valid_loss"])
+    Traceback (most recent call last):
+    ValueError: monitor is a key of a history row, one of train_loss, valid_loss; got 'loss'
+    """
+    if monitor not in monitors:
+        raise ValueError(f"monitor is a key of a history row, one of {', '.join(monitors)}; got {monitor!r}")
 
 
 class BestState(TypedDict):

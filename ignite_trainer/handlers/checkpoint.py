@@ -17,7 +17,7 @@ import torch
 from ..callbacks import Callback
 from ..files import DamagedFile, read_verified, remove_with_sum, write_whole
 from ..resume import refuse_persistent_workers, snapshot
-from .best import Best
+from .best import Best, check_monitor
 from .crash import CrashReport
 from .signals import EXIT_RESUMABLE, SignalWatch
 
@@ -109,10 +109,8 @@ class Checkpoint(Callback):
         """Look at what will be needed, make the folder, watch the signals."""
         refuse_persistent_workers(learn.train_dl)
         refuse_persistent_workers(learn.valid_dl)
-        if self.monitor is not None and self.monitor not in learn.monitors:
-            raise ValueError(
-                f"monitor is a key of a history row, one of {', '.join(learn.monitors)}; got {self.monitor!r}"
-            )
+        if self.monitor is not None:
+            check_monitor(self.monitor, learn.monitors)
         self.folder(learn).mkdir(parents=True, exist_ok=True)
         if self.best is not None:
             self.best = Best(self.best.monitor)

@@ -6,7 +6,7 @@ import copy
 from typing import Any, Literal
 
 from ..callbacks import Callback
-from .best import Best, BestState
+from .best import Best, BestState, check_monitor
 
 __all__ = ["EarlyStopping"]
 
@@ -58,10 +58,7 @@ class EarlyStopping(Callback):
 
     def before_fit(self, learn: Any) -> None:
         """Look whether there will be such a value, and begin anew."""
-        if self.monitor not in learn.monitors:
-            raise ValueError(
-                f"monitor is a key of a history row, one of {', '.join(learn.monitors)}; got {self.monitor!r}"
-            )
+        check_monitor(self.monitor, learn.monitors)
         self.load_state_dict({"best": self._fresh, "best_epoch": 0, "weights": None})
 
     def after_validate(self, learn: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..callbacks import Callback
 from ..distributed import is_main
-from .best import Best, BestState
+from .best import Best, BestState, check_monitor
 from .run_config import name_of, run_config
 
 __all__ = ["RunFiles"]
@@ -48,10 +48,8 @@ class RunFiles(Callback):
         import yaml
 
         self._folder, self._failed = Path(self.folder or learn.folder), set[str]()
-        if self.best.monitor not in learn.monitors and learn.validates:
-            raise ValueError(
-                f"monitor is a key of a history row, one of {', '.join(learn.monitors)}; got {self.best.monitor!r}"
-            )
+        if learn.validates:
+            check_monitor(self.best.monitor, learn.monitors)
         if not learn.step:
             self.best.load_state_dict(self._fresh)
         text = yaml.safe_dump(run_config(learn), sort_keys=False, allow_unicode=True)

@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from ..callbacks import Callback
 from ..epochs import loader_length
 from ..optim import LRSchedule, build_scheduler
+from .best import check_monitor
 
 __all__ = ["Schedule"]
 
@@ -63,10 +64,8 @@ class Schedule(Callback):
                 "ReduceLROnPlateau is stepped with a monitored value, step='validate', and no other scheduler is; "
                 f"got {type(self.scheduler).__name__} with step={self.every!r}"
             )
-        if self.every == "validate" and self.monitor not in learn.monitors:
-            raise ValueError(
-                f"monitor is a key of a history row, one of {', '.join(learn.monitors)}; got {self.monitor!r}"
-            )
+        if self.every == "validate":
+            check_monitor(self.monitor, learn.monitors)
 
     def _after_step(self, learn: Any) -> None:
         if self.n_steps is None or learn.step < self.n_steps:  # n steps have n rates: none is set after the last
