@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
 import torch
@@ -262,13 +263,24 @@ def metrics_from(metrics: Mapping[str, Any] | None) -> dict[str, Metric]:
 
 
 def attach_metric(engine: Engine, name: str, metric: Metric) -> None:
-    """Attach a metric to an engine's epochs; without a single batch its value is NaN instead of an error."""
+    """Attach a metric to an engine's epochs; without a single batch its value is NaN instead of an error.
+
+    Raises:
+        TypeError: at an epoch's end: the metric has computed something else than one number.
+    """
 
     def completed() -> None:
         try:
             metric.completed(engine, name)
         except NotComputableError:
             engine.state.metrics[name] = math.nan
+        value = engine.state.metrics[name]
+        if not isinstance(value, Real):
+            shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
+            raise TypeError(
+                f"a metric is one number an epoch; {name!r} computed a {type(value).__name__}{shape}: have it "
+                "averaged, or give a metric for each number"
+            )
 
     engine.add_event_handler(Events.EPOCH_STARTED, metric.started)
     engine.add_event_handler(Events.ITERATION_COMPLETED, metric.iteration_completed)
