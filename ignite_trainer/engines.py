@@ -12,7 +12,7 @@ import logging
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from ignite.engine import Engine, Events, State
@@ -25,6 +25,8 @@ from .gradients import check_gradient_options, window_for
 from .steps import EvalStep, Loop, Step, TrainStep, autocast_for, loss_size_of, preparation
 
 __all__ = ["CancellableEngine", "always", "create_evaluator", "create_trainer"]
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 _SCOPES: dict[Any, Scope] = {row.event: row.scope for row in POINTS.values() if row.event is not None} | {
     Events.GET_BATCH_STARTED: Scope.EPOCH,
@@ -211,6 +213,10 @@ class CancellableEngine(Engine):
         self._natives[event_name].append(handler)
         self._update_listeners()
         return handle
+
+    def on(self, event_name: Any, *args: Any, **kwargs: Any) -> Callable[[Handler], Handler]:
+        """Ignite's ``on``, ``add_event_handler`` as a decorator; here the handler keeps its type."""
+        return super().on(event_name, *args, **kwargs)
 
     def remove_event_handler(self, handler: Any, event_name: Any) -> None:
         """Ignite's ``remove_event_handler``."""

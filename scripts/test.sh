@@ -9,5 +9,6 @@ export PATH="$PWD/.venv/bin:$PATH"
 ruff format --check .
 ruff check .
 mypy
+pyright
 lint-imports
 pytest --numprocesses 2 "$@"
