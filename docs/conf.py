@@ -1,6 +1,6 @@
 """Sphinx: the pages of this folder, and the reference from the docstrings.
 
-    sphinx-build --fail-on-warning docs docs/_build
+sphinx-build --fail-on-warning docs docs/_build
 """
 
 import sys

@@ -53,7 +53,8 @@ class Learner:
         optimizer: an optimizer over the model's parameters, kept over fits, instead of ``lr`` and ``opt_func``.
         param_groups: groups for ``opt_func`` instead of the model's parameters: a list of dicts, or a function model →
             such a list; ``lr`` may then be left out, where each has its own.
-        metrics: name → function (preds, y) → mean over the batch, or an Ignite metric; computed in validation.
+        metrics: name → function (preds, y) → mean over the batch, or a metric of Ignite or torchmetrics; each computes
+            one number, in validation.
         device: None: cuda, else mps, else cpu.
         precision: "fp32"; "bf16" or "fp16" run model and loss in autocast, "fp16" with scaled gradients.
         accumulate: batches in one optimizer step, which equals that of one large batch.

@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
-make_environment test
+make_environment test,docs
 find_fashion_mnist
 export PATH="$PWD/.venv/bin:$PATH"
 ruff format --check .

@@ -30,11 +30,10 @@ def test_program_of_a_page_when_read_then_claims_something(page, program):
     assert "# prints: " in text or "assert " in text or any(block.language == "text" for block in program[1:])
 
 
-def test_scripts_that_pages_call_when_looked_up_then_are_there():
+def test_files_of_the_repository_that_pages_name_when_looked_up_then_are_there():
     for page in PAGES:
-        for block in blocks_of(page):
-            for script in re.findall(r"scripts/\w+\.\w+", block.text if block.language == "bash" else ""):
-                assert (ROOT / script).is_file(), f"{page.name}: {script}"
+        for file in re.findall(r"\b(?:scripts|tests|docs|ignite_trainer)/[\w/]+\.\w+", page.read_text()):
+            assert (ROOT / file).is_file(), f"{page.name}: {file}"
 
 
 def test_links_of_the_pages_when_followed_then_lead_to_a_file_or_a_heading():
@@ -55,7 +54,7 @@ def headings(page):
 def test_reference_when_compared_with_the_public_names_then_has_each_once():
     names = [name for name in vars(ignite_trainer) if not name.startswith("_")]
     public = {name for name in names if not isinstance(getattr(ignite_trainer, name), type(ignite_trainer))}
-    listed = re.findall(r"^\.\. auto\w+:: (\w+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    listed = re.findall(r"^\.\. (?:auto\w+|py:data):: (\w+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
     assert sorted(listed) == sorted(public)
 
 
