@@ -1,8 +1,9 @@
 """The pages for readers as programs: their blocks of code, run in the order in which they stand, and what they promise.
 
 A Python block that begins with an import begins a program, and the blocks up to the next such one go on with it. One
-whose first line is a comment with a file's name is that file, and begins a program too, unless a file precedes it. ``# prints: …`` and a text block after a block say what
-is printed, … for anything. A bash block's lines that begin with ``ignite-trainer`` are run.
+whose first line is a comment with a file's name is that file; it begins a program too, unless a file precedes it.
+``# prints: …`` and a text block after a block say what is printed, … for anything. A bash block's lines that begin with
+``ignite-trainer`` are run.
 """
 
 import contextlib
