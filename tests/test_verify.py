@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ignite_trainer.cli import main
-from ignite_trainer.cli.jobs import UserMistake
+from ignite_trainer.cli.mistakes import UserMistake
 from ignite_trainer.cli.run_job import run_job
 from ignite_trainer.cli.verify_resume import first_difference
 

@@ -19,7 +19,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     import tyro
 
-    from .jobs import UserMistake
+    from .mistakes import UserMistake
     from .replay import replay
     from .verify_loop import loop
     from .verify_resume import resume

@@ -21,12 +21,9 @@ from ..learner import Learner
 from ..metrics import accuracy
 from ..optim import warmup_cosine
 from ..rng import seed_everything
+from .mistakes import UserMistake
 
-__all__ = ["UserMistake", "builtin_loop_job", "builtin_resume_job", "call", "find_function", "make_learner"]
-
-
-class UserMistake(Exception):
-    """What a user got wrong, in one line; commands end with exit code 2."""
+__all__ = ["builtin_loop_job", "builtin_resume_job", "call", "find_function", "make_learner"]
 
 
 def find_function(name: str, *, optional: bool = False) -> Any:

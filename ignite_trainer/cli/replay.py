@@ -14,7 +14,8 @@ from ..handlers import Checkpoint
 from ..handlers.crash import CrashReport, event_of, load_crash
 from ..learner import Learner
 from ..resume import check_state, restore
-from .jobs import UserMistake, make_learner
+from .jobs import make_learner
+from .mistakes import UserMistake
 
 __all__ = ["replay"]
 

@@ -16,7 +16,8 @@ import torch
 from ..handlers import Checkpoint
 from ..learner import Learner
 from ..resume import WALL_CLOCK
-from .jobs import UserMistake, call, make_learner
+from .jobs import call, make_learner
+from .mistakes import UserMistake
 
 __all__ = ["KINDS", "end_of_run", "run_job"]
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ..learner import Learner
 from ..rng import get_rng_state, seed_everything
-from .jobs import UserMistake, builtin_loop_job, call, find_function
+from .jobs import builtin_loop_job, call, find_function
+from .mistakes import UserMistake
 
 __all__ = ["loop"]
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from .jobs import UserMistake, builtin_resume_job, find_function, takes_workers
+from .jobs import builtin_resume_job, find_function, takes_workers
+from .mistakes import UserMistake
 from .run_job import KINDS
 
 __all__ = ["first_difference", "resume"]

@@ -1,0 +1,269 @@
+"""The options of a job: what they are, what they may be, and what of them is the default, a file's or a flag's."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import tyro
+
+from .mistakes import UserMistake
+
+__all__ = ["Given", "Options", "job_section", "parse_options", "read_config"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a job is: its data, its model, and how that is trained. The defaults are 784-128-10 on Fashion-MNIST."""
+
+    data: str = "fashion-mnist"
+    """fashion-mnist, mnist or glyphs; csv:FILE, whose columns are file and label; folder:DIR, with a folder of images
+    for each class, or such folders in train, valid and test; module:function, which returns datasets (train, valid)"""
+    images: Path | None = None
+    """folder of the images: those that a CSV file names (None: beside it), or the files of fashion-mnist and mnist
+    (None: data)"""
+    size: int | None = None
+    """pixels; images of a CSV file or a folder are made squares of that many (None: they stay as they are)"""
+    augment: Literal["none", "flip", "shift", "shift-flip"] = "none"
+    """random changes of the training images: left and right swapped, moved by up to a twelfth of the size"""
+    model: str = "simple-nn"
+    """mlp, simple-nn or small-cnn; torchvision:NAME, without weights; module:Class, called with those of n_in,
+    n_channels, n_out and num_classes that it has as parameters"""
+    epochs: int = 5
+    """times through the training data"""
+    batch_size: int = 32
+    """samples in a batch"""
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    """what moves the weights"""
+    lr: float = 1e-3
+    """learning rate, the highest one of a schedule"""
+    momentum: float = 0.0
+    """of sgd, from 0 to below 1"""
+    weight_decay: float = 0.0
+    """of the weights; biases and norms are never decayed"""
+    schedule: Literal["constant", "one-cycle", "cosine"] = "constant"
+    """of the learning rate over all epochs; cosine begins with a rise over a twentieth of the steps"""
+    accumulate: int = 1
+    """batches in one optimizer step"""
+    clip_norm: float | None = None
+    """largest norm of the gradients of a step (None: any)"""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """numbers in which the model computes"""
+    ema: float | None = None
+    """decay of averaged weights, such as 0.999, which are then validated and kept (None: no averages)"""
+    patience: int | None = None
+    """epochs without a better validation loss after which to stop (None: never)"""
+    max_steps: int | None = None
+    """optimizer steps after which to stop; a schedule is laid out over all epochs still (None: never)"""
+    device: str | None = None
+    """cpu, cuda, cuda:1 or mps (None: cuda, else mps, else cpu)"""
+    workers: int = 0
+    """processes that read images ahead; those in memory need none"""
+    seed: int = 0
+    """of the split, the weights and the order"""
+    deterministic: bool = False
+    """only operations that give the same bits each time; on a GPU slower"""
+    folder: Path | None = None
+    """folder of the run (None: runs/YYYYmmdd-HHMMSS)"""
+    checkpoint_steps: int | None = None
+    """optimizer steps between two checkpoints (None: one after each epoch)"""
+    timeline: bool = False
+    """print what runs when, before the training"""
+
+
+@dataclass(frozen=True)
+class Given:
+    """Options with the origin of each.
+
+    Args:
+        options: the values.
+        origins: name → "default", "file" or "flag".
+    """
+
+    options: Options
+    origins: dict[str, str] = field(default_factory=dict)
+
+    def origin(self, name: str) -> str:
+        """Where the value of this name came from."""
+        return self.origins.get(name, "default")
+
+
+_NOT_KEPT = ("folder",)  # a run's values go into its folder, and another run of them needs another folder
+
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "size": (lambda n: n >= 1, "the height and width of images in pixels, at least 1"),
+    "epochs": (lambda n: n >= 1, "how often the training data is gone through, at least 1"),
+    "batch_size": (lambda n: n >= 1, "the number of samples in a batch, at least 1"),
+    "lr": (lambda x: 0 < x < math.inf, "the learning rate, above 0"),
+    "momentum": (lambda x: 0 <= x < 1, "from 0 to below 1"),
+    "weight_decay": (lambda x: 0 <= x < math.inf, "at least 0"),
+    "accumulate": (lambda n: n >= 1, "the number of batches in a step, at least 1"),
+    "clip_norm": (lambda x: x > 0, "the largest norm of the gradients, above 0"),
+    "ema": (lambda x: 0 < x < 1, "the part of the average that stays, between 0 and 1"),
+    "patience": (lambda n: n >= 1, "a number of epochs, at least 1"),
+    "max_steps": (lambda n: n >= 1, "a number of optimizer steps, at least 1"),
+    "workers": (lambda n: n >= 0, "a number of processes, at least 0"),
+    "seed": (lambda n: 0 <= n < 2**32, "a whole number from 0 to 2**32 - 1"),
+    "checkpoint_steps": (lambda n: n >= 1, "a number of optimizer steps, at least 1"),
+}
+
+
+@dataclass(frozen=True)
+class _Words:
+    job: Annotated[Options, tyro.conf.arg(name="")]
+    config: Path | None = None
+    """YAML file of values, name: value; flags go before it. The config.yaml of a run does too"""
+
+
+def parse_options(words: Sequence[str], *, prog: str, description: str) -> Given:
+    """The options of a command line; flags go before the file of ``--config``, and that before the defaults.
+
+    Args:
+        words: after the command's name.
+        prog: the command, for its help.
+        description: the text above the options in its help.
+
+    Raises:
+        UserMistake: the file is none, or a value is out of its range.
+        SystemExit: tyro's: 0 after ``--help``, 2 after a wrong flag, which it has explained.
+
+    >>> given = parse_options(["--lr", "0.1"], prog="train", description="")
+    >>> given.options.lr, given.origin("lr"), given.options.epochs, given.origin("epochs")
+    (0.1, 'flag', 5, 'default')
+    """
+
+    def parse(default: _Words) -> _Words:
+        parsed: _Words = tyro.cli(_Words, prog=prog, description=description, args=list(words), default=default)
+        return parsed
+
+    parsed, origins = parse(_Words(Options())), {}
+    if parsed.config is not None:
+        values, _ = read_config(parsed.config)
+        parsed = parse(_Words(dataclasses.replace(Options(), **values)))
+        origins = dict.fromkeys(values, "file")
+    flags = {word.partition("=")[0].removeprefix("--").replace("_", "-") for word in words if word.startswith("--")}
+    for option in dataclasses.fields(Options):
+        name = option.name.replace("_", "-")
+        if name in flags or f"no-{name}" in flags:
+            origins[option.name] = "flag"
+    check(parsed.job)
+    return Given(parsed.job, origins)
+
+
+def check(options: Options) -> None:
+    """Refuse values outside their range, and such as could have no effect.
+
+    Raises:
+        UserMistake: with rule, value and the flag's name.
+    """
+    for name, (holds, rule) in _RULES.items():
+        value = getattr(options, name)
+        if value is not None and not holds(value):
+            raise UserMistake(f"--{name.replace('_', '-')} is {rule}; got {value!r}")
+    if options.momentum and options.optimizer != "sgd":
+        raise UserMistake(f"--momentum is sgd's; got {options.momentum!r} with --optimizer {options.optimizer}")
+
+
+def read_config(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options in a YAML file, and the origins of those that say them.
+
+    The file is ``name: value``; or the config.yaml of a run, whose options stand below ``job`` as ``name: {value: …,
+    from: …}``. A hyphen in a name is as good as an underscore.
+
+    Raises:
+        UserMistake: no such file, no YAML, an unknown name, or a value of the wrong type.
+    """
+    document = read_yaml(path)
+    section = document.get("job", document)
+    if not isinstance(section, dict):
+        raise UserMistake(f"{path}: job is a mapping of names and values; got {section!r}")
+    values, origins = {}, {}
+    hints = get_type_hints(Options)
+    for key, entry in section.items():
+        name = str(key).replace("-", "_")
+        if name in _FOUND:
+            continue
+        if name not in hints:
+            nearest = difflib.get_close_matches(name, hints, n=1, cutoff=0.5)
+            way_out = f"did you mean {nearest[0]}?" if nearest else f"there are {', '.join(hints)}"
+            raise UserMistake(f"{path} has the unknown key {key!r}; {way_out}")
+        is_pair = isinstance(entry, dict) and entry.keys() == {"value", "from"}
+        if is_pair:
+            origins[name] = str(entry["from"])
+        values[name] = _typed(entry["value"] if is_pair else entry, hints[name], f"{path}: {key}")
+    return values, origins
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds.
+
+    Raises:
+        UserMistake: it cannot be read, is no YAML, or no mapping; in one line, with the place.
+    """
+    import yaml
+
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserMistake(f"{path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
+        problem = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise UserMistake(f"{path}{place} is no YAML: {problem}") from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise UserMistake(f"{path} holds names and values, one `name: value` a line; got a {type(document).__name__}")
+    return document
+
+
+def job_section(given: Given, found: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The options as a run's config.yaml has them, with what was found from the data: the opposite of `read_config`.
+
+    Args:
+        given: the options.
+        found: ``classes`` and ``input_shape``.
+    """
+    values = {name: value for name, value in dataclasses.asdict(given.options).items() if name not in _NOT_KEPT}
+    section = {
+        name: {"value": str(value) if isinstance(value, Path) else value, "from": given.origin(name)}
+        for name, value in values.items()
+    }
+    return section | {name: {"value": value, "from": "data"} for name, value in found.items()}
+
+
+_FOUND = ("classes", "input_shape")
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    """The value as its option has it; YAML reads 1e-3 as text, and 1 as no float."""
+    is_union = get_origin(hint) in (Union, types.UnionType)
+    kinds = get_args(hint) if is_union else (hint,)
+    if value is None and type(None) in kinds:
+        return None
+    kind = next(kind for kind in kinds if kind is not type(None))
+    if get_origin(kind) is Literal:
+        if value in get_args(kind):
+            return value
+        expected = f"one of {', '.join(get_args(kind))}"
+    else:
+        if isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool):
+            return value
+        if kind is Path and isinstance(value, str):
+            return Path(value)
+        if kind is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+            try:
+                return float(value)
+            except ValueError:
+                pass
+        names = {str: "text", int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
+        expected = names[kind]
+    expected += " or null" if type(None) in kinds else ""
+    raise UserMistake(f"{where} is {expected}; got {value!r}")
