@@ -1,9 +1,12 @@
-"""The command line, ``ignite-trainer``: verify, replay."""
+"""The command line, ``ignite-trainer``: train, resume, evaluate, predict, export, verify, replay."""
 
 from __future__ import annotations
 
+import importlib
 import sys
+import warnings
 from collections.abc import Callable, Sequence
+from typing import TextIO
 
 __all__ = ["main"]
 
@@ -15,29 +18,77 @@ def main(args: Sequence[str] | None = None) -> int:
         args: words of the command line; None: those of this process.
 
     Returns:
-        The exit code: 0 done, 1 a check that does not hold, 2 a user's mistake.
+        The exit code: 0 done, 1 a check that does not hold, 2 a user's mistake, 130 interrupted.
+
+    Raises:
+        SystemExit: 75, a run was stopped by a signal and can be resumed; tyro's 0 after help and 2 after a wrong flag.
     """
-    import tyro
-
     from .mistakes import UserMistake
-    from .replay import replay
-    from .verify_loop import loop
-    from .verify_resume import resume
-
-    verify: dict[str, Callable[..., int]] = {"resume": resume, "loop": loop}
-
-    def verify_help() -> int:
-        """See that a run can be interrupted anywhere (verify resume), or equals a loop of one's own (verify loop)."""
-        return 0
 
     words = list(sys.argv[1:] if args is None else args)
     try:
-        if words[:1] == ["verify"]:
-            code = tyro.extras.subcommand_cli_from_dict(verify, prog="ignite-trainer verify", args=words[1:])
-        else:
-            commands: dict[str, Callable[..., int]] = {"verify": verify_help, "replay": replay}
-            code = tyro.extras.subcommand_cli_from_dict(commands, prog="ignite-trainer", args=words)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return _run(words)
     except UserMistake as mistake:
         print(f"ignite-trainer: {mistake}", file=sys.stderr)
         return 2
-    return int(code)
+    except KeyboardInterrupt:
+        print("ignite-trainer: interrupted", file=sys.stderr)
+        return 130
+
+
+_COMMANDS = {
+    "train": "Train a classifier and keep all of the run in one folder.",
+    "resume": "Go on with a run that was stopped.",
+    "evaluate": "Tell a run's loss and accuracy, each class by itself, and the confusion matrix.",
+    "predict": "Tell the class of images, with its probability.",
+    "export": "Write a run's model for use elsewhere.",
+    "verify": "See that a run can be interrupted anywhere, or equals a loop of one's own.",
+    "replay": "Run the batch in which a fit broke once more.",
+}
+
+
+def _run(words: list[str]) -> int:
+    import tyro
+
+    name, rest = (words[0] if words else ""), words[1:]
+    if name not in _COMMANDS:
+        return int(tyro.extras.subcommand_cli_from_dict(_overview(), prog="ignite-trainer", args=words))
+    if name == "train":
+        from .train import train
+
+        return train(rest)
+    if name == "verify":
+        from .verify_loop import loop
+        from .verify_resume import resume
+
+        verify: dict[str, Callable[..., int]] = {"resume": resume, "loop": loop}
+        return int(tyro.extras.subcommand_cli_from_dict(verify, prog="ignite-trainer verify", args=rest))
+    module = importlib.import_module(f".{'train' if name == 'resume' else name}", __name__)
+    command: Callable[..., int] = getattr(module, name)
+    return tyro.cli(command, prog=f"ignite-trainer {name}", args=rest)
+
+
+def _overview() -> dict[str, Callable[..., int]]:
+    """The commands as their one lines, for the help of the program itself."""
+
+    def with_line(line: str) -> Callable[..., int]:
+        def stub() -> int:
+            return 0
+
+        stub.__doc__ = line
+        return stub
+
+    return {name: with_line(line) for name, line in _COMMANDS.items()}
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    print(f"ignite-trainer: warning: {' '.join(str(message).split())}", file=sys.stderr)

@@ -9,72 +9,83 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
 from .mistakes import UserMistake
 
-__all__ = ["Given", "Options", "job_section", "parse_options", "read_config"]
+__all__ = ["DEVICE", "Given", "Options", "job_section", "parse_options", "read_config"]
+
+
+def _optional(kind: str, otherwise: str) -> Any:  # Any: what tyro's markers are
+    """How the help shows an option that may be None: what it takes, and what None means."""
+    return tyro.conf.arg(metavar=kind, help_behavior_hint=f"(default: {otherwise})")
+
+
+DEVICE: TypeAlias = Annotated[str | None, _optional("STR", "cuda, else mps, else cpu")]
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a job is: its data, its model, and how that is trained. The defaults are 784-128-10 on Fashion-MNIST."""
+    """What a job is: its data, its model, and how that is trained. The defaults are 784-128-10 on Fashion-MNIST.
+
+    Args:
+        data: fashion-mnist, mnist or glyphs (drawings made here); csv:FILE with columns for file and label; folder:DIR
+            with a folder of images for each class, or such folders in train, valid and test; module:function, which
+            returns datasets (train, valid) or (train, valid, test).
+        images: folder in which a CSV file's images lie, or the files of fashion-mnist and mnist.
+        size: pixels; images of a CSV file or a folder are made squares of that many.
+        augment: random changes of training images: left and right swapped, moved by up to a twelfth of the size.
+        model: mlp, simple-nn or small-cnn; torchvision:NAME, without weights; module:Class, called with those of n_in,
+            n_channels, n_out and num_classes that it has as parameters.
+        epochs: times through the training data.
+        batch_size: samples in a batch.
+        optimizer: what moves the weights.
+        lr: learning rate; of a schedule the highest.
+        momentum: of sgd, from 0 to below 1.
+        weight_decay: of the weights; biases and norms are never decayed where it is above 0.
+        schedule: of the learning rate over all epochs; cosine begins with a rise over a twentieth of the steps.
+        accumulate: batches in one optimizer step.
+        clip_norm: largest norm of the gradients of a step.
+        precision: numbers in which the model computes.
+        ema: decay of averaged weights, such as 0.999; they are what is validated and kept.
+        patience: epochs without a better validation loss after which to stop.
+        max_steps: optimizer steps after which to stop; a schedule is laid out over all epochs still.
+        device: cpu, cuda, cuda:1 or mps.
+        workers: processes that read images ahead; data in memory needs none.
+        seed: of the split, the weights and the order.
+        deterministic: take only operations that give the same bits each time; slower on a GPU.
+        folder: folder of the run.
+        checkpoint_steps: optimizer steps between two checkpoints, besides those after each epoch.
+        timeline: print what runs when, before the training.
+    """
 
     data: str = "fashion-mnist"
-    """fashion-mnist, mnist or glyphs; csv:FILE, whose columns are file and label; folder:DIR, with a folder of images
-    for each class, or such folders in train, valid and test; module:function, which returns datasets (train, valid)"""
-    images: Path | None = None
-    """folder of the images: those that a CSV file names (None: beside it), or the files of fashion-mnist and mnist
-    (None: data)"""
-    size: int | None = None
-    """pixels; images of a CSV file or a folder are made squares of that many (None: they stay as they are)"""
+    images: Annotated[Path | None, _optional("DIR", "beside the CSV file; data")] = None
+    size: Annotated[int | None, _optional("INT", "as they are")] = None
     augment: Literal["none", "flip", "shift", "shift-flip"] = "none"
-    """random changes of the training images: left and right swapped, moved by up to a twelfth of the size"""
     model: str = "simple-nn"
-    """mlp, simple-nn or small-cnn; torchvision:NAME, without weights; module:Class, called with those of n_in,
-    n_channels, n_out and num_classes that it has as parameters"""
     epochs: int = 5
-    """times through the training data"""
     batch_size: int = 32
-    """samples in a batch"""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    """what moves the weights"""
     lr: float = 1e-3
-    """learning rate, the highest one of a schedule"""
     momentum: float = 0.0
-    """of sgd, from 0 to below 1"""
     weight_decay: float = 0.0
-    """of the weights; biases and norms are never decayed"""
     schedule: Literal["constant", "one-cycle", "cosine"] = "constant"
-    """of the learning rate over all epochs; cosine begins with a rise over a twentieth of the steps"""
     accumulate: int = 1
-    """batches in one optimizer step"""
-    clip_norm: float | None = None
-    """largest norm of the gradients of a step (None: any)"""
+    clip_norm: Annotated[float | None, _optional("FLOAT", "any norm")] = None
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """numbers in which the model computes"""
-    ema: float | None = None
-    """decay of averaged weights, such as 0.999, which are then validated and kept (None: no averages)"""
-    patience: int | None = None
-    """epochs without a better validation loss after which to stop (None: never)"""
-    max_steps: int | None = None
-    """optimizer steps after which to stop; a schedule is laid out over all epochs still (None: never)"""
-    device: str | None = None
-    """cpu, cuda, cuda:1 or mps (None: cuda, else mps, else cpu)"""
+    ema: Annotated[float | None, _optional("FLOAT", "no averages")] = None
+    patience: Annotated[int | None, _optional("INT", "never stop early")] = None
+    max_steps: Annotated[int | None, _optional("INT", "no limit")] = None
+    device: DEVICE = None
     workers: int = 0
-    """processes that read images ahead; those in memory need none"""
     seed: int = 0
-    """of the split, the weights and the order"""
     deterministic: bool = False
-    """only operations that give the same bits each time; on a GPU slower"""
-    folder: Path | None = None
-    """folder of the run (None: runs/YYYYmmdd-HHMMSS)"""
-    checkpoint_steps: int | None = None
-    """optimizer steps between two checkpoints (None: one after each epoch)"""
+    folder: Annotated[Path | None, _optional("DIR", "runs/YYYYmmdd-HHMMSS")] = None
+    checkpoint_steps: Annotated[int | None, _optional("INT", "only those")] = None
     timeline: bool = False
-    """print what runs when, before the training"""
 
 
 @dataclass(frozen=True)
@@ -116,9 +127,15 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 @dataclass(frozen=True)
 class _Words:
+    """A command line.
+
+    Args:
+        job: the options.
+        config: YAML file of values, a line `name: value` for each, below the flags; a run's config.yaml is one too.
+    """
+
     job: Annotated[Options, tyro.conf.arg(name="")]
-    config: Path | None = None
-    """YAML file of values, name: value; flags go before it. The config.yaml of a run does too"""
+    config: Annotated[Path | None, _optional("FILE", "none")] = None
 
 
 def parse_options(words: Sequence[str], *, prog: str, description: str) -> Given:

@@ -21,7 +21,9 @@ __all__ = ["replay"]
 
 
 def replay(file: Path, job: str | None = None, /) -> int:
-    """Say what is in a crash report and, with the job's function, run that one batch again as it was.
+    """Show a crash report and, with the job's function, run that batch again.
+
+    Example: ignite-trainer replay runs/20260131-235959/crash.pt my_job:make
 
     Args:
         file: a run's crash.pt.

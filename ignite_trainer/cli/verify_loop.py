@@ -20,9 +20,12 @@ Digests = dict[str, bytes]
 
 
 def loop(function: str, /, *, seed: int = 0) -> int:
-    """Run a loop of one's own and a Learner on the same seed, and compare the weights after every optimizer step.
+    """See that a loop of one's own and a Learner take the same steps.
 
-    At the end the weights, the buffers and the state of the random generators are compared once more.
+    Example: ignite-trainer verify loop my_loop:train
+
+    Both run from the same seed; after every optimizer step their weights are
+      compared, at the end buffers and random generators too.
 
     Args:
         function: module:function, called as f(model, optimizer, loss_fn, train_dl, valid_dl, epochs). If the module has

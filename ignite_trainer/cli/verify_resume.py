@@ -22,10 +22,15 @@ __all__ = ["first_difference", "resume"]
 
 
 def resume(job: str | None = None, /, *, kills: int = 6, workers: str | None = None, seed: int = 0) -> int:
-    """Run a job whole, then killed by SIGKILL at random moments and resumed each time, and compare the two ends.
+    """See that a job which is killed and resumed ends as one that is not.
 
-    Weights, optimizer, history and TensorBoard's scalars have to be equal, bit by bit. Kills fall while it trains,
-    while it validates and while it writes a checkpoint, in turn.
+    Example: ignite-trainer verify resume my_job:make
+
+    The job runs whole, then killed by SIGKILL at random moments and resumed
+      each time: while it trains, validates and writes a checkpoint, in turn.
+
+    Weights, optimizer, history and TensorBoard's scalars have to be equal,
+      bit by bit.
 
     Args:
         job: module:function; called with a folder (and workers=, if it has that parameter) it returns (learner,

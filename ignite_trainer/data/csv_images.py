@@ -79,7 +79,7 @@ class CSVImages(Dataset[tuple[Any, int]]):  # Any: what the transform makes of a
     def __getitem__(self, index: int) -> tuple[Any, int]:
         path = self.paths[index]
         try:
-            image = _open(path)
+            image = open_image(path)
         except Exception as error:  # PIL raises OSError, SyntaxError and others, as the format has it
             raise ValueError(
                 f"{path} (line {self._lines[index]} of {self.csv_file}) is not an image that can be read: {error}"
@@ -159,7 +159,7 @@ def _is_integer(label: str) -> bool:
     return label.removeprefix("-").isdecimal()
 
 
-def _open(path: Path) -> Image.Image:
+def open_image(path: Path) -> Image.Image:
     """The image in one of four modes: L, F (16 bits of grey, from 0 to 1), or RGB."""
     from PIL import Image
 

@@ -21,10 +21,11 @@ __all__ = ["RunFiles"]
 class RunFiles(Callback):
     """Writes ``config.yaml``, ``history.csv`` and ``model.safetensors`` into the folder of the run.
 
-    The values stand as ``name: {value: …, from: …}``. The history is rewritten as a whole after every epoch. The
-    weights are those of the epoch with the best monitored value, or the last ones where there is no such value; the
-    file's metadata tells: ``weights`` ("best valid_loss" or "last"), ``value``, ``epoch``, ``step``, ``model``. Read
-    them with ``safetensors.torch.load_model(model, path)``, which knows of shared tensors.
+    The values stand as ``name: {value: …, from: …}``; those of a command line, likewise, below ``job``. The history is
+    rewritten as a whole after every epoch. The weights are those of the epoch with the best monitored value, or the
+    last ones where there is no such value; the file's metadata tells: ``weights`` ("best valid_loss" or "last"),
+    ``value``, ``epoch``, ``step``, ``model``. Read them with ``safetensors.torch.load_model(model, path)``, which knows
+    of shared tensors.
 
     Each file is replaced as a whole: one that is there is never half written. A disk that fails costs a warning in the
     log for each file, not the run.
@@ -32,6 +33,7 @@ class RunFiles(Callback):
     Args:
         folder: of the run; None: ``learn.folder``.
         monitor: a key of a history row that says which weights are best; where a fit has none such, the last are kept.
+        job: the options of the command line that made this run; None: no such section.
 
     >>> RunFiles(monitor="valid_accuracy").best.mode
     'max'
@@ -39,8 +41,8 @@ class RunFiles(Callback):
 
     order = 65
 
-    def __init__(self, folder: str | Path | None = None, monitor: str = "valid_loss"):
-        self.folder, self.best = folder, Best(monitor)
+    def __init__(self, folder: str | Path | None = None, monitor: str = "valid_loss", *, job: Any = None):
+        self.folder, self.best, self.job = folder, Best(monitor), job
         self._fresh = self.best.state_dict()
 
     def before_fit(self, learn: Any) -> None:
@@ -52,7 +54,8 @@ class RunFiles(Callback):
             check_monitor(self.best.monitor, learn.monitors)
         if not learn.step:
             self.best.load_state_dict(self._fresh)
-        text = yaml.safe_dump(run_config(learn), sort_keys=False, allow_unicode=True)
+        values = run_config(learn) if self.job is None else {**run_config(learn), "job": self.job}
+        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
         self._write("config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
 
     def after_validate(self, learn: Any) -> None:

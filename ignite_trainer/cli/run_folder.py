@@ -1,0 +1,92 @@
+"""The folder of a run that ``train`` made: its options, its model, and what it knows of its data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from ..export import load_weights
+from .build import build_model
+from .mistakes import UserMistake, mistakes
+from .options import Given, Options, check, read_config, read_yaml
+
+__all__ = ["Run", "is_run", "read_run", "weights_file"]
+
+_CONFIG = "config.yaml"
+
+
+class Run(NamedTuple):
+    """A run, read from its folder.
+
+    Args:
+        folder: of the run.
+        given: the options that it was made with.
+        classes: the names of the classes.
+        input_shape: of one input.
+    """
+
+    folder: Path
+    given: Given
+    classes: list[str]
+    input_shape: tuple[int, ...]
+
+    @property
+    def options(self) -> Options:
+        """The values alone."""
+        return self.given.options
+
+    def model(self) -> nn.Module:
+        """The model with the weights that the run keeps, those that were validated best.
+
+        Raises:
+            UserMistake: there are none, or they are another model's.
+        """
+        model = build_model(self.options.model, self.input_shape, len(self.classes))
+        file = weights_file(self.folder)
+        if not file.is_file():
+            raise UserMistake(f"{self.folder} has no {file.name} yet: a run writes it after its first epoch")
+        with mistakes():
+            load_weights(model, file)
+        return model
+
+
+def is_run(folder: Path) -> bool:
+    """Whether there is a run in this folder."""
+    return (folder / _CONFIG).exists() or (folder / "checkpoints").exists()
+
+
+def weights_file(folder: Path) -> Path:
+    """The file of the weights that a run keeps."""
+    return folder / "model.safetensors"
+
+
+def read_run(folder: Path) -> Run:
+    """A run as ``train`` made it.
+
+    Raises:
+        UserMistake: the folder is none of a run, or of one that a script made.
+    """
+    file = folder / _CONFIG
+    if not folder.is_dir():
+        raise UserMistake(f"a run is a folder, such as runs/20260131-235959; there is no folder {folder}")
+    if not file.is_file():
+        raise UserMistake(f"{folder} is no run: it has no {_CONFIG}")
+    found = read_yaml(file).get("job")
+    if not isinstance(found, dict):
+        raise UserMistake(f"{folder} was not made by `ignite-trainer train`: its {_CONFIG} has no job")
+    values, origins = read_config(file)
+    given = Given(Options(**{**values, "folder": folder}), origins)
+    check(given.options)
+    try:
+        classes, shape = ([*found[name]["value"]] for name in ("classes", "input_shape"))
+    except (KeyError, TypeError) as error:
+        raise UserMistake(f"{file} names classes and input_shape below job; one of them is not there") from error
+    return Run(folder, given, [str(name) for name in classes], tuple(_whole(number, file) for number in shape))
+
+
+def _whole(number: Any, file: Path) -> int:
+    if not isinstance(number, int):
+        raise UserMistake(f"{file}: input_shape is whole numbers; got {number!r}")
+    return number

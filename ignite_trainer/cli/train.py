@@ -1,0 +1,183 @@
+"""``ignite-trainer train`` and ``resume``: a job from its options to a folder with the trained model."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from ..callbacks import Callback
+from ..distributed import is_main
+from ..export import load_weights
+from ..handlers import EMA, Checkpoint, EarlyStopping, NaNGuard, Progress, RunFiles, Schedule, TensorBoard
+from ..handlers.checkpoint import newest_checkpoint
+from ..handlers.signals import EXIT_RESUMABLE
+from ..optim import one_cycle, warmup_cosine
+from .build import Job, build_job, loader_of
+from .job_data import JobData
+from .mistakes import UserMistake, mistakes
+from .options import Given, job_section, parse_options
+from .run_folder import is_run, read_run, weights_file
+
+__all__ = ["TRAIN_HELP", "resume", "train"]
+
+TRAIN_HELP = """Train a classifier and keep all of the run in one folder.
+
+Example: ignite-trainer train --data folder:photos --size 64 --model small-cnn
+
+The folder gets config.yaml, history.csv, checkpoints, TensorBoard's events,
+  report.png, and model.safetensors, the weights that were validated best.
+
+Ctrl-C and SIGTERM finish the batch, save, and end with exit code 75;
+  `ignite-trainer resume` goes on from there.
+
+Where the data has no validation set a part is kept for it: 10,000 images of
+  fashion-mnist and mnist, a fifth of those of a CSV file or a folder.
+"""
+
+_WARMUP = 0.05  # part of the run in which the rate of the schedule cosine rises
+
+
+def train(words: Sequence[str]) -> int:
+    """Train a job in a new folder.
+
+    Args:
+        words: of the command line, after ``train``.
+
+    Returns:
+        0: done; 1: the loss was no longer finite.
+    """
+    given = parse_options(words, prog="ignite-trainer train", description=TRAIN_HELP)
+    folder = given.options.folder
+    if folder is not None and is_run(folder):
+        raise UserMistake(
+            f"--folder is a new one; in {folder} there is a run already: go on with `ignite-trainer resume {folder}`, "
+            "or give another"
+        )
+    return _run(given, resume=False)
+
+
+def resume(run: Annotated[Path, tyro.conf.arg(metavar="RUN")], /) -> int:
+    """Go on with a run that was stopped, to the same bits as if it had not been.
+
+    Example: ignite-trainer resume runs/20260131-235959
+
+    Args:
+        run: folder of the run.
+
+    Returns:
+        0: done, or it was finished before; 1: the loss was no longer finite.
+    """
+    given = read_run(run).given
+    with mistakes():
+        found = newest_checkpoint(run / "checkpoints")
+    if found is not None and found[0]["progress"]["done"]:
+        done = found[0]["progress"]
+        say(f"{run} is finished: {done['epoch']} epochs, {done['step']} steps; nothing is left to train")
+        return 0
+    return _run(given, resume=True)
+
+
+def say(*lines: str) -> None:
+    """Print, on the main process alone."""
+    if is_main():
+        print(*lines, sep="\n", flush=True)
+
+
+class MaxSteps(Callback):
+    """Ends the run after so many optimizer steps: the epoch is cut there, and validated.
+
+    Args:
+        n_steps: at least 1.
+    """
+
+    order = 80
+
+    def __init__(self, n_steps: int):
+        self.n_steps = n_steps
+
+    def after_batch(self, learn: Any) -> None:
+        """Leave the epoch."""
+        if learn.model.training and learn.step >= self.n_steps:
+            learn.trainer.terminate_epoch()
+
+    def after_validate(self, learn: Any) -> None:
+        """Leave the fit."""
+        if learn.step >= self.n_steps:
+            learn.stop(f"stopped after {learn.step} steps, as --max-steps asks for")
+
+
+def _run(given: Given, *, resume: bool) -> int:
+    options = given.options
+    job = build_job(options, folder=options.folder)
+    learn = job.learn
+    learn.cbs += _callbacks(given, job.data)
+    if options.timeline:
+        say(learn.timeline())
+    try:
+        with mistakes():
+            learn.fit(options.epochs, resume=resume)
+    except SystemExit as stopped:
+        if stopped.code == EXIT_RESUMABLE and is_main():
+            print(f"go on with: ignite-trainer resume {learn.folder}", file=sys.stderr, flush=True)
+        raise
+    say(*_end(job))
+    return 1 if learn.outcome == "broken" else 0
+
+
+def _callbacks(given: Given, data: JobData) -> list[Any]:
+    options = given.options
+    found = {"classes": data.classes, "input_shape": list(data.input_shape)}
+    cbs: list[Any] = [
+        Progress(),
+        NaNGuard(),
+        RunFiles(job=job_section(given, found)),
+        Checkpoint(every_steps=options.checkpoint_steps),
+        TensorBoard(hparams=_chosen(given)),
+    ]
+    if options.schedule == "one-cycle":
+        cbs.append(Schedule(one_cycle(cycle_momentum=options.optimizer == "sgd")))
+    elif options.schedule == "cosine":
+        cbs.append(Schedule(warmup_cosine(warmup_fraction=_WARMUP)))
+    if options.ema is not None:
+        cbs.append(EMA(options.ema))
+    if options.patience is not None:
+        cbs.append(EarlyStopping(patience=options.patience))
+    if options.max_steps is not None:
+        cbs.append(MaxSteps(options.max_steps))
+    return cbs
+
+
+def _chosen(given: Given) -> dict[str, Any]:
+    """What somebody chose, for the page of hyperparameters; what the Learner tells of itself there is left out."""
+    own = ("model", "optimizer", "lr", "folder", "timeline")
+    chosen = {name: getattr(given.options, name) for name, origin in given.origins.items() if origin != "default"}
+    values = {"data": given.options.data, **chosen}
+    return {
+        name: value if isinstance(value, (bool, int, float)) else str(value)
+        for name, value in values.items()
+        if name not in own
+    }
+
+
+def _end(job: Job) -> list[str]:
+    """What is said when a run is over: a table of the epochs that count, the test, and where all of it is."""
+    learn = job.learn
+    rows = [row for row in learn.history if not math.isnan(row["valid_loss"])]
+    best = min(rows, key=lambda row: row["valid_loss"], default=None)
+    lines = ["", f"{'':12}{'epoch':>7}{'step':>9}{'training loss':>15}{'loss':>9}{'accuracy':>10}"]
+    for name, row in (("best epoch", best), ("last epoch", rows[-1] if rows else None)):
+        if row is not None:
+            lines.append(
+                f"{name:12}{row['epoch'] + 1:>7}{row['step']:>9}{row['train_loss']:>15.4f}{row['valid_loss']:>9.4f}"
+                f"{row['valid_accuracy']:>10.2%}"
+            )
+    if job.data.test is not None and best is not None and weights_file(learn.folder).exists():
+        load_weights(learn.model, weights_file(learn.folder))
+        test = learn.evaluate(loader_of(job.data.test, job.options))
+        lines.append(f"{'test, best':12}{'':31}{test['loss']:>9.4f}{test['accuracy']:>10.2%}")
+    return [*lines, "", f"the run: {learn.folder}", f"the dashboard: tensorboard --logdir {learn.folder.parent}"]
