@@ -22,7 +22,7 @@ def export(
     run: Annotated[Path, tyro.conf.arg(metavar="RUN")],
     /,
     *,
-    format: Literal["safetensors", "torch", "onnx"] = "safetensors",
+    format: Annotated[Literal["safetensors", "torch", "onnx"], tyro.conf.arg(metavar="FORMAT")] = "safetensors",
     file: Annotated[
         Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: exported.* in the run's folder)")
     ] = None,

@@ -28,7 +28,7 @@ _BATCH = 64
 
 def predict(
     run: Annotated[Path, tyro.conf.arg(metavar="RUN")],
-    images: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMAGE|DIR ...")],
+    images: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="IMAGE|DIR ...", help_behavior_hint="(required)")],
     /,
     *,
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,

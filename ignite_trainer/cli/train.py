@@ -180,4 +180,5 @@ def _end(job: Job) -> list[str]:
         load_weights(learn.model, weights_file(learn.folder))
         test = learn.evaluate(loader_of(job.data.test, job.options))
         lines.append(f"{'test, best':12}{'':31}{test['loss']:>9.4f}{test['accuracy']:>10.2%}")
-    return [*lines, "", f"the run: {learn.folder}", f"the dashboard: tensorboard --logdir {learn.folder.parent}"]
+    shown = learn.folder if job.options.folder else learn.folder.parent  # runs, where all that nobody named are
+    return [*lines, "", f"the run: {learn.folder}", f"the dashboard: tensorboard --logdir {shown}"]

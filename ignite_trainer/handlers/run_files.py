@@ -54,7 +54,7 @@ class RunFiles(Callback):
             check_monitor(self.best.monitor, learn.monitors)
         if not learn.step:
             self.best.load_state_dict(self._fresh)
-        values = run_config(learn) if self.job is None else {**run_config(learn), "job": self.job}
+        values = run_config(learn) if self.job is None else {"job": self.job, **run_config(learn)}
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
         self._write("config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
 

@@ -1,0 +1,117 @@
+"""Data and models that tests name on the command line: right ones, and each with one thing wrong."""
+
+import time
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset, TensorDataset
+
+from ignite_trainer.data import ImageTensors
+
+CLASSES = ["bag", "coat", "shoe"]
+
+
+def images(n, seed):
+    """Grey pictures of 8×8 whose brightness tells their class."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % 3
+    x = (60 * y.view(-1, 1, 1) + torch.randint(80, (n, 8, 8), generator=generator)).to(torch.uint8)
+    return ImageTensors(x, y, CLASSES)
+
+
+def tiny():
+    return images(60, 1), images(30, 2), images(21, 3)
+
+
+def without_test():
+    return tiny()[:2]
+
+
+class Slow(Dataset):
+    """The same, read one by one, so slowly that a signal falls into an epoch."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        time.sleep(0.002)
+        return self.dataset[index]
+
+
+def slow():
+    return Slow(images(300, 1)), images(30, 2), images(21, 3)
+
+
+def clouds():
+    """Points, no images; nobody names their classes."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(60) % 3
+    data = TensorDataset(torch.randn(60, 5, generator=generator) + y.unsqueeze(1), y)
+    return data, data
+
+
+def regression():
+    data = TensorDataset(torch.rand(20, 3), torch.rand(20))
+    return data, data
+
+
+def raises():
+    raise RuntimeError("no data\nhere")
+
+
+def one_dataset():
+    return images(9, 1)
+
+
+def empty():
+    return [], images(9, 1)
+
+
+class Broken(Slow):
+    def __getitem__(self, index):
+        if index == 7:
+            raise OSError("image 7 is no image")
+        return self.dataset[index]
+
+
+def unreadable():
+    return Broken(images(60, 1)), images(30, 2)
+
+
+def labels_outside():
+    dataset = images(60, 1)
+    dataset.classes = CLASSES[:2]
+    return dataset, dataset
+
+
+class Net(nn.Sequential):
+    """Dropout and batch norm: random numbers and buffers."""
+
+    def __init__(self, n_in, num_classes):
+        super().__init__(
+            nn.Flatten(),
+            nn.Linear(n_in, 16),
+            nn.BatchNorm1d(16),
+            nn.ReLU(),
+            nn.Dropout(0.3),
+            nn.Linear(16, num_classes),
+        )
+
+
+class Buggy(Net):
+    """A genuine bug, which shows in training alone."""
+
+    def forward(self, x):
+        return super().forward(x) / (0 if self.training else 1)
+
+
+class NoModel:
+    pass
+
+
+class WrongOutputs(nn.Module):
+    def forward(self, x):
+        return x
