@@ -42,7 +42,7 @@ class Slow(Dataset):
 
 
 def slow():
-    return Slow(images(300, 1)), images(30, 2), images(21, 3)
+    return Slow(images(200, 1)), images(30, 2), images(21, 3)
 
 
 def clouds():
@@ -105,7 +105,7 @@ class Buggy(Net):
     """A genuine bug, which shows in training alone."""
 
     def forward(self, x):
-        return super().forward(x) / (0 if self.training else 1)
+        return super().forward(x) * (len(x) // (0 if self.training else len(x)))
 
 
 class NoModel:

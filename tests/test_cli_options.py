@@ -79,8 +79,10 @@ def test_command_line_when_frozen_then_is_this(capsys, monkeypatch):
     commands = dict.fromkeys(re.match(r"(verify )?\w+", line)[0] for line in written)
     found = []
     for command in commands:
-        for row in re.findall(r"^│ (.*\S) +│$", help_of(command, capsys), re.M):
-            words = re.match(r"(?!-h)(\S.*?)  +.*\((?:default: )?([^()]*)\)$", row)
+        # boxes are drawn where the output is UTF-8
+        rows = "\n".join(re.findall(r"^(?:│ |  )(.*?\S) *│?$", help_of(command, capsys), re.M))
+        for row in re.split(r"\n(?=\S)", rows):
+            words = re.match(r"(?s)(?!-h)(\S.*?)(?:\n|  ).*\((?:default: )?([^()]*)\)$", row)
             if words:
                 found.append(f"{command} {words[1]} {words[2]}")
     assert found == written

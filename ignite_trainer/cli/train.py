@@ -169,7 +169,7 @@ def _end(job: Job) -> list[str]:
     learn = job.learn
     rows = [row for row in learn.history if not math.isnan(row["valid_loss"])]
     best = min(rows, key=lambda row: row["valid_loss"], default=None)
-    lines = ["", f"{'':12}{'epoch':>7}{'step':>9}{'training loss':>15}{'loss':>9}{'accuracy':>10}"]
+    lines = ["", f"{'':12}{'epoch':>7}{'step':>9}{'training loss':>15}{'loss':>9}{'accuracy':>10}"] if rows else []
     for name, row in (("best epoch", best), ("last epoch", rows[-1] if rows else None)):
         if row is not None:
             lines.append(

@@ -30,6 +30,7 @@ class Progress(Callback):
         if bar or (bar is None and (sys.stderr.isatty() or "ipykernel" in sys.modules)):
             self.before_epoch = self._open
             self.after_batch = self._advance
+            self.after_epoch = self._close_after_epoch
 
     def after_validate(self, learn: Any) -> None:
         """Close the bar, write the epoch's line."""
@@ -57,12 +58,14 @@ class Progress(Callback):
         except TypeError:
             total = None
         phase = "training" if learn.model.training else "validation"
-        self._bar = tqdm(
-            total=total, desc=f"Epoch {learn.epoch + 1}/{learn.n_epochs} {phase}", leave=False, unit="batch"
-        )
+        what = f"Epoch {learn.epoch + 1}/{learn.n_epochs} {phase}" if learn.in_fit else "evaluation"
+        self._bar = tqdm(total=total, desc=what, leave=False, unit="batch")
 
     def _advance(self, learn: Any) -> None:
         self._bar.update()
+
+    def _close_after_epoch(self, learn: Any) -> None:
+        self._close()  # an evaluation outside a fit has no later point
 
     def _close(self) -> None:
         if self._bar is not None:

@@ -151,7 +151,9 @@ class TensorBoard(Callback):
         events, self.events = self.events, None
         try:
             if events.is_open:
-                dashboard.write_scalars_of_steps(events, learn, self._losses, self._norms)
+                if learn.outcome != "resumable" and not isinstance(error, SystemExit):
+                    # else they are in the checkpoint, and a point of the run that goes on
+                    dashboard.write_scalars_of_steps(events, learn, self._losses, self._norms)
                 dashboard.write_end(events, error)
                 dashboard.write_report(self._folder, learn, self.validation, self._names)
         finally:

@@ -1,0 +1,494 @@
+"""The commands as users run them: train, resume, evaluate, predict, export; and what a mistake looks like."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from ignite_trainer import CSVImages, glyphs
+from ignite_trainer.cli import main
+from ignite_trainer.cli.build import build_job, loader_of
+from ignite_trainer.cli.run_folder import read_run
+from ignite_trainer.cli.run_job import _scalars
+from ignite_trainer.handlers.checkpoint import newest_checkpoint
+from ignite_trainer.vision import import_torchvision
+from tests.cli_jobs import CLASSES, images
+from tests.tiny import same_state
+
+ROOT = Path(__file__).parents[1]
+TINY = "train --data tests.cli_jobs:tiny --device cpu --batch-size 10"
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
+
+
+def run(words, capsys, code=0):
+    """What a command in this process prints on the two outputs."""
+    assert main([str(word) for word in words]) == code
+    return capsys.readouterr()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run of two epochs, and what it printed."""
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    words = [*TINY.split(), "--epochs", "2", "--lr", "0.01", "--folder", str(folder), "--model", "tests.cli_jobs:Net"]
+    command = [sys.executable, "-m", "ignite_trainer", *words]
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def history(folder):
+    with open(folder / "history.csv", newline="") as file:
+        return [{key: float(row[key]) for key in row if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def test_train_when_it_is_over_then_a_log_file_has_lines_a_table_and_the_dashboards_command(trained):
+    folder, done = trained
+    assert done.stderr == ""
+    assert "\x1b" not in done.stdout
+    assert "\r" not in done.stdout
+    first, second, _, head, best, last, test, _, where, dashboard = done.stdout.splitlines()
+    assert re.fullmatch(
+        r"Epoch 1/2, Training Loss: \d\.\d{4}, Validation Loss: \d\.\d{4}, Validation Accuracy: \d\d\.\d\d%", first
+    )
+    assert second.startswith("Epoch 2/2, ")
+    assert head.split() == ["epoch", "step", "training", "loss", "loss", "accuracy"]
+    rows = history(folder)
+    row = min(rows, key=lambda row: row["valid_loss"])
+    assert best.split()[2:4] == [f"{row['epoch'] + 1:g}", f"{row['step']:g}"]
+    assert float(best.split()[5]) == pytest.approx(row["valid_loss"], abs=5e-5)  # four decimals
+    assert last.split()[2:4] == ["2", "12"]
+    assert test.startswith("test, best ")
+    assert (where, dashboard) == (f"the run: {folder}", f"the dashboard: tensorboard --logdir {folder}")
+    assert {path.name for path in folder.iterdir() if not path.name.startswith("events")} == {
+        *("config.yaml", "history.csv", "checkpoints", "report.png", "model.safetensors")
+    }
+
+
+def test_train_in_a_terminal_of_80_columns_then_its_bar_leaves_nothing_behind(tmp_path):
+    words = [*TINY.split(), "--epochs", "1", "--folder", str(tmp_path / "run")]
+    line = " ".join(["stty cols 80 rows 24;", sys.executable, "-m", "ignite_trainer", *words])
+    env = {**environment(), "TERM": "xterm"}
+    done = subprocess.run(["script", "-qec", line, "/dev/null"], cwd=ROOT, env=env, capture_output=True, timeout=120)
+    text = done.stdout.decode()
+    assert done.returncode == 0, text
+    assert "Epoch 1/1 training" in text
+    lines = [shown(line) for line in text.split("\r\n")]
+    assert lines[0].startswith("Epoch 1/1, Training Loss")
+    assert "\x1b" not in text
+    assert not any("batch/s" in line or "%|" in line for line in lines)
+
+
+def shown(line):
+    """What a terminal shows of a line in the end: a return goes back to its beginning."""
+    cells = []
+    for part in line.split("\r"):
+        cells[: len(part)] = part
+    return "".join(cells).rstrip()
+
+
+def test_the_config_of_a_run_when_it_is_given_to_train_then_the_same_run_comes_of_it(trained, tmp_path, capsys):
+    folder, _ = trained
+    run(["train", "--config", folder / "config.yaml", "--folder", tmp_path / "again"], capsys)
+    assert history(tmp_path / "again") == history(folder)
+    assert same_state(load_file(tmp_path / "again/model.safetensors"), load_file(folder / "model.safetensors"))
+    job = [yaml.safe_load((path / "config.yaml").read_text())["job"] for path in (folder, tmp_path / "again")]
+    assert (job[0]["lr"], job[0]["epochs"]) == ({"value": 0.01, "from": "flag"}, {"value": 2, "from": "flag"})
+    assert job[1]["lr"] == {"value": 0.01, "from": "file"}
+    assert job[1]["classes"] == {"value": CLASSES, "from": "data"}
+    assert {name: entry["value"] for name, entry in job[0].items()} == {
+        name: entry["value"] for name, entry in job[1].items()
+    }
+
+
+def test_resume_of_a_finished_run_then_says_so_and_ends_with_0(trained, capsys):
+    folder, _ = trained
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    out, err = run(["resume", folder], capsys)
+    assert (out, err) == (f"{folder} is finished: 2 epochs, 12 steps; nothing is left to train\n", "")
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_train_when_ctrl_c_comes_then_exits_75_and_resume_ends_with_the_same_bits(tmp_path, capsys):
+    words = "train --data tests.cli_jobs:slow --model tests.cli_jobs:Net --augment shift-flip --device cpu --epochs 3"
+    words = [*words.split(), "--batch-size", "10", "--schedule", "one-cycle", "--ema", "0.9", "--patience", "3"]
+    run([*words, "--folder", tmp_path / "whole"], capsys)
+    cut = tmp_path / "cut"
+    command = [sys.executable, "-m", "ignite_trainer", *words, "--folder", str(cut)]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and not (cut / "history.csv").exists():
+        time.sleep(0.01)
+    time.sleep(0.2)  # an epoch takes 0.4 seconds at least
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    first, second = err.splitlines()
+    assert re.fullmatch(rf"stopped by SIGINT after step \d+: {cut}/checkpoints/step-\d+\.pt can be resumed", first)
+    assert second == f"go on with: ignite-trainer resume {cut}"
+    assert 1 <= len(history(cut)) < 3
+    run(["resume", cut], capsys)
+    assert history(cut) == history(tmp_path / "whole")
+    assert same_state(*(load_file(folder / "model.safetensors") for folder in (cut, tmp_path / "whole")))
+    ends = [newest_checkpoint(folder / "checkpoints")[0] for folder in (cut, tmp_path / "whole")]
+    assert same_state(ends[0]["model"], ends[1]["model"])
+    assert torch.equal(ends[0]["rng"]["torch"], ends[1]["rng"]["torch"])
+    scalars = _scalars(cut)
+    assert scalars == _scalars(tmp_path / "whole")
+    assert {"loss/valid", "lr/group0", "norm/gradient_mean"} <= scalars.keys()
+    config = [yaml.safe_load((folder / "config.yaml").read_text())["job"] for folder in (cut, tmp_path / "whole")]
+    assert config[0] == config[1]
+
+
+def test_resume_of_a_run_that_never_began_then_begins_it(trained, tmp_path, capsys):
+    folder, _ = trained
+    (tmp_path / "config.yaml").write_text((folder / "config.yaml").read_text())
+    run(["resume", tmp_path], capsys)
+    assert history(tmp_path) == history(folder)
+
+
+def test_train_with_max_steps_then_the_cut_epoch_is_validated_and_the_run_is_finished(tmp_path, capsys):
+    folder = tmp_path / "run"
+    words = [*TINY.split(), "--max-steps", "8", "--folder", folder, "--accumulate", "1", "--timeline"]
+    out, _ = run(words, capsys)
+    assert "stopped after 8 steps, as --max-steps asks for\n" in out
+    assert "MaxSteps" in out  # the timeline
+    assert [row["step"] for row in history(folder)] == [6, 8]
+    assert history(folder)[1]["train_loss"] > 0
+    assert run(["resume", folder], capsys).out.startswith(f"{folder} is finished: 2 epochs, 8 steps")
+
+
+def test_train_when_the_loss_is_no_longer_finite_then_ends_with_1(tmp_path, capsys):
+    words = [*TINY.split(), "--optimizer", "sgd", "--lr", "1e30", "--folder", tmp_path / "run", "--epochs", "3"]
+    out, _ = run(words, capsys, code=1)
+    assert "NaN guard: the loss became " in out
+
+
+@pytest.mark.parametrize(
+    ("words", "check"),
+    [
+        (
+            "--optimizer sgd --momentum 0.9 --weight-decay 0.1 --schedule cosine",
+            lambda learn: learn.opt.defaults["momentum"] == 0.9,
+        ),
+        ("--optimizer adamw", lambda learn: learn.opt.param_groups[0]["weight_decay"] == 0),
+        (
+            "--optimizer adam --weight-decay 0.1",
+            lambda learn: [g["weight_decay"] for g in learn.opt.param_groups] == [0.1, 0],
+        ),
+        (
+            "--clip-norm 0.5 --precision bf16 --accumulate 3",
+            lambda learn: (learn.precision, learn.accumulate) == ("bf16", 3),
+        ),
+    ],
+)
+def test_train_with_options_then_the_learner_has_them(words, check, capsys):
+    from ignite_trainer.cli.options import parse_options
+
+    given = parse_options([*TINY.split()[1:], *words.split()], prog="", description="")
+    learn = build_job(given.options).learn
+    learn.fit(1)
+    assert check(learn)
+
+
+def test_deterministic_then_torch_takes_only_such_operations(tmp_path, capsys):
+    try:
+        run([*TINY.split(), "--deterministic", "--epochs", "1", "--folder", tmp_path / "run"], capsys)
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+# ---- what comes after training ---------------------------------------------------------------------------------------
+
+
+def test_evaluate_then_its_table_is_that_of_the_predictions(trained, capsys):
+    folder, done = trained
+    out, err = run(["evaluate", folder, "--device", "cpu"], capsys)
+    assert err == ""
+    known = read_run(folder)
+    job = build_job(known.options)
+    job.learn.load(folder / "model.safetensors")
+    preds, y = job.learn.predict(loader_of(job.data.test, known.options)).argmax(dim=1), job.data.test.targets
+    lines = out.splitlines()
+    accuracy = (preds == y).float().mean().item()
+    assert re.fullmatch(rf"test: 21 samples, loss \d\.\d{{4}}, accuracy {accuracy:.2%}", lines[0])
+    assert lines[0].split()[-3].rstrip(",") in done.stdout  # the loss that train ended with
+    for i, name in enumerate(CLASSES):
+        right = ((preds == i) & (y == i)).sum().item()
+        called, there = (preds == i).sum().item(), (y == i).sum().item()
+        precision = f"{right / called:.2%}" if called else "-"
+        assert lines[3 + i].split() == [name, precision, f"{right / there:.2%}", str(there)]
+        row = [((preds == j) & (y == i)).sum().item() for j in range(3)]
+        assert lines[9 + i].split() == [str(i), name, *map(str, row)]
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize(("split", "n"), [("train", 60), ("valid", 30)])
+def test_evaluate_of_a_split_then_it_is_that(split, n, trained, capsys):
+    assert run(["evaluate", trained[0], "--split", split], capsys).out.startswith(f"{split}: {n} samples, ")
+
+
+def test_confusion_when_wider_than_a_terminal_then_the_most_frequent_are_named():
+    from ignite_trainer.cli.evaluate import _confusion
+
+    matrix = torch.diag(torch.full((40,), 5))
+    matrix[3, 7], matrix[8, 2] = 4, 2
+    lines = list(_confusion(matrix, [f"class{i}" for i in range(40)]))
+    assert lines == [
+        "the most frequent confusions",
+        "      4 of class3 taken for class7",
+        "      2 of class8 taken for class2",
+    ]
+
+
+def picture(path, index=0, mode="L"):
+    Image.fromarray(images(9, 5).data[index].numpy()).convert(mode).save(path)
+
+
+@pytest.fixture(scope="module")
+def on_csv(tmp_path_factory):
+    """A run on a CSV file of pictures of several sizes, and the folder of the pictures."""
+    folder = tmp_path_factory.mktemp("csv")
+    rows = []
+    for index in range(30):
+        picture = Image.fromarray(images(30, 5).data[index].numpy())
+        picture.resize((8 + index % 3, 9)).save(folder / f"{index}.png")
+        rows.append(f"{index}.png,{CLASSES[index % 3]}")
+    (folder / "labels.csv").write_text("\n".join(rows))
+    words = ["train", "--data", f"csv:{folder / 'labels.csv'}", "--size", "8", "--batch-size", "4", "--epochs", "2"]
+    assert main([*words, "--lr", "0.01", "--folder", str(folder / "run"), "--model", "tests.cli_jobs:Net"]) == 0
+    return folder
+
+
+def test_predict_then_gives_the_models_class_and_probability_of_each_image(on_csv, tmp_path, capsys):
+    run_folder, transforms = on_csv / "run", import_torchvision().transforms
+    to_input = transforms.Compose([transforms.Resize((8, 8)), transforms.ToTensor()])
+    dataset = CSVImages(on_csv / "labels.csv", on_csv, to_input)
+    model = read_run(run_folder).model().eval()
+    with torch.no_grad():
+        probabilities = model(torch.stack([x for x, _ in dataset])).softmax(dim=1)
+    files = [on_csv / f"{i}.png" for i in range(30)]
+    rows = [json.loads(line) for line in run(["predict", run_folder, *files, "--json"], capsys).out.splitlines()]
+    assert [row["file"] for row in rows] == [str(file) for file in files]
+    assert [row["class"] for row in rows] == [CLASSES[i] for i in probabilities.argmax(dim=1).tolist()]
+    # six decimals; and the batch that a matrix product runs in changes its last bits
+    assert [row["probability"] for row in rows] == pytest.approx(probabilities.amax(dim=1).tolist(), abs=2e-6)
+    lines = run(["predict", run_folder, on_csv], capsys).out.splitlines()
+    assert [Path(line.split()[0]).name for line in lines] == sorted(file.name for file in files)
+
+
+def test_predict_when_an_image_is_in_colours_then_it_is_taken_in_the_runs_channels(on_csv, tmp_path, capsys):
+    picture(tmp_path / "grey.png")
+    picture(tmp_path / "colours.png", mode="RGB")
+    first, second = (
+        json.loads(line) for line in run(["predict", on_csv / "run", tmp_path, "--json"], capsys).out.splitlines()
+    )
+    assert first["probability"] == pytest.approx(second["probability"], abs=2e-6)
+
+
+@pytest.mark.parametrize(("format", "ending"), [("safetensors", "safetensors"), ("torch", "pt2")])
+def test_export_then_the_file_gives_the_runs_outputs(format, ending, trained, capsys):
+    folder, _ = trained
+    out, _ = run(["export", folder, "--format", format], capsys)
+    file = folder / f"exported.{ending}"
+    assert out.startswith(f"{file}: {format}, 0.0")
+    x, model = torch.rand(5, 1, 8, 8), read_run(folder).model().eval()
+    if format == "torch":
+        assert torch.equal(torch.export.load(file).module()(x), model(x))
+    else:
+        assert same_state(load_file(file), model.state_dict())
+
+
+def test_on_fashion_mnist_then_the_installed_program_trains_evaluates_and_predicts(tmp_path, fashion_mnist_root):
+    program = Path(sys.executable).with_name("ignite-trainer")
+    if not program.exists():
+        pytest.skip(f"the package is not installed: there is no {program}")
+
+    def command(*words):
+        done = subprocess.run(
+            [program, *words], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120
+        )
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        return done.stdout.splitlines()
+
+    lines = command("train", "--images", str(fashion_mnist_root), "--max-steps", "300", "--model", "small-cnn")
+    assert lines[-1] == "the dashboard: tensorboard --logdir runs"
+    (folder,) = (tmp_path / "runs").iterdir()
+    test = command("evaluate", str(folder))
+    assert test[0].split()[-1] == lines[-4].split()[-1]  # the accuracy on the test images
+    assert 70 < float(test[0].split()[-1].removesuffix("%")) < 90
+    names = [line.split()[0] for line in test[3:13]]
+    assert names == "T-shirt/top Trouser Pullover Dress Coat Sandal Shirt Sneaker Bag Ankle".split()  # noqa: SIM905
+    from ignite_trainer import fashion_mnist
+
+    fashion_mnist(fashion_mnist_root)[1][1][0].save(tmp_path / "pullover.png")
+    (row,) = command("predict", str(folder), "pullover.png", "--json")
+    assert json.loads(row)["class"] == "Pullover"
+
+
+# ---- data ------------------------------------------------------------------------------------------------------------
+
+
+def options(*words):
+    from ignite_trainer.cli.options import parse_options
+
+    return parse_options([*words, "--device", "cpu"], prog="", description="").options
+
+
+def test_a_folder_of_classes_then_a_fifth_is_validated_on(tmp_path):
+    for index in range(15):
+        path = tmp_path / CLASSES[index % 3] / f"{index}.png"
+        path.parent.mkdir(exist_ok=True)
+        picture(path, index % 9, mode="RGB")
+    data = build_job(options("--data", f"folder:{tmp_path}", "--size", "12")).data
+    assert (len(data.train), len(data.valid), data.test) == (12, 3, None)
+    assert (data.classes, data.input_shape) == (CLASSES, (3, 12, 12))
+
+
+def test_a_folder_with_train_val_and_test_then_these_are_taken(tmp_path):
+    for split, n in (("train", 4), ("val", 3), ("test", 2)):
+        for index in range(3 * n):
+            path = tmp_path / split / CLASSES[index % 3] / f"{index}.png"
+            path.parent.mkdir(exist_ok=True, parents=True)
+            picture(path, mode="RGB")
+    data = build_job(options("--data", f"folder:{tmp_path}")).data
+    assert (len(data.train), len(data.valid), len(data.test)) == (12, 9, 6)
+
+
+def test_points_without_names_then_classes_are_their_numbers():
+    job = build_job(options("--data", "tests.cli_jobs:clouds"))
+    assert (job.data.classes, job.data.input_shape) == (["0", "1", "2"], (5,))
+
+
+def test_glyphs_then_the_three_parts_are_other_drawings_of_all_ten():
+    data = build_job(options("--data", "glyphs")).data
+    assert data.classes == glyphs(1).classes
+    assert [len(part) for part in data[:3]] == [5_000, 1_000, 1_000]
+    assert not any(torch.equal(data.train.data[i], data.valid.data[i]) for i in range(10))
+
+
+# ---- mistakes --------------------------------------------------------------------------------------------------------
+
+MISTAKES = [
+    (
+        "train --data nothing",
+        "--data is fashion-mnist, mnist, glyphs, csv:FILE, folder:DIR or module:function; got 'no",
+    ),
+    ("train --data csv:nowhere.csv", "--data: the table of images is a CSV file; there is no file nowhere.csv"),
+    ("train --data csv:{}/missing.csv", "--data: {}/missing.csv names 1 image that is not in {}: 'gone.png'"),
+    ("train --data csv:{}/text.csv --size 8", "text.png (line 1 of {}/text.csv) is not an image that can be read"),
+    ("train --data folder:nowhere", "--data: image_folder takes a folder that has one folder for each class; nowhere"),
+    ("train --data folder:{}/without", "--data: Found no valid file for the classes bag."),
+    ("train --data no_such_module:f", "import no_such_module: ModuleNotFoundError: No module named 'no_such_module'"),
+    ("train --data tests.cli_jobs:none", "'tests.cli_jobs:none' names a function; module tests.cli_jobs has nothing"),
+    ("train --data tests.cli_jobs:raises", "--data tests.cli_jobs:raises: RuntimeError: no data here (cli_jobs.py:"),
+    ("train --data tests.cli_jobs:one_dataset", "returns (train, valid) or (train, valid, test), datasets; it return"),
+    ("train --data tests.cli_jobs:empty", "datasets with a length and items by number; it returned a list of length 0"),
+    ("train --data tests.cli_jobs:regression", "the classes are the dataset's .classes, or found from its .targets"),
+    ("train --data tests.cli_jobs:unreadable --folder {}/r", "sample 7 of the dataset cannot be read (epoch 0, batch"),
+    ("train --data tests.cli_jobs:unreadable --workers 2 --folder {}/r", "sample 7 of the dataset cannot be read (epo"),
+    ("train --data tests.cli_jobs:labels_outside --folder {}/r", "labels are class numbers from 0 to 1 for a model of"),
+    ("train --data tests.cli_jobs:clouds --augment flip", "--augment changes images (channels, height, width); inputs"),
+    (
+        "train --data tests.cli_jobs:clouds --model small-cnn",
+        "--model small-cnn takes images (channels, height, width)",
+    ),
+    ("train --data tests.cli_jobs:tiny --size 8", "--size is for images of a CSV file or a folder; got it with --data"),
+    ("train --data glyphs --images x", "--images is for csv, fashion-mnist and mnist; got it with --data glyphs"),
+    (
+        "train --data tests.cli_jobs:tiny --device gpu",
+        "device is one that torch has here, such as 'cpu' or 'cuda'; got",
+    ),
+    (
+        "train --data tests.cli_jobs:tiny --folder {}/run",
+        "--folder is a new one; in {}/run there is a run already: go ",
+    ),
+    ("train --data tests.cli_jobs:tiny --folder {}/text.csv/r", "Not a directory"),
+    ("train --config {}/text.csv", "{}/text.csv holds names and values, one `name: value` a line; got a str"),
+    ("resume {}", "{} is no run: it has no config.yaml"),
+    ("resume nowhere", "a run is a folder, such as runs/20260131-235959; there is no folder nowhere"),
+    ("resume {}/script", "{}/script was not made by `ignite-trainer train`: its config.yaml has no job"),
+    ("resume {}/damaged", "a run goes on from a whole checkpoint, and none in {}/damaged/checkpoints is"),
+    ("evaluate {}/run", "{}/run has no model.safetensors yet: a run writes it after its first epoch"),
+    ("evaluate {}/other", "has conv1.weight not at all, the model has it of shape"),
+    ("predict {}/run x.png", "predict takes files of images or folders of them; there is no x.png"),
+    ("predict {}/run {}/without", "predict takes images; the folder {}/without has none"),
+    ("export nowhere", "a run is a folder, such as runs/20260131-235959; there is no folder nowhere"),
+]
+
+
+@pytest.fixture(scope="module")
+def mistaken(trained, tmp_path_factory):
+    """A folder of things that are wrong."""
+    folder, config = tmp_path_factory.mktemp("mistaken"), (trained[0] / "config.yaml").read_text()
+    (folder / "missing.csv").write_text("gone.png,bag\n")
+    (folder / "text.csv").write_text("text.png,bag\ntext.png,coat\n")
+    (folder / "text.png").write_text("this is text")
+    (folder / "without" / "bag").mkdir(parents=True)
+    for name in ("run", "script", "damaged", "other"):
+        (folder / name).mkdir()
+        (folder / name / "config.yaml").write_text(config)
+    (folder / "script" / "config.yaml").write_text("lr: {value: 0.1, from: Learner}\n")
+    (folder / "other" / "config.yaml").write_text(config.replace("value: tests.cli_jobs:Net", "value: small-cnn"))
+    (folder / "other" / "model.safetensors").write_bytes((trained[0] / "model.safetensors").read_bytes())
+    (folder / "damaged" / "checkpoints").mkdir()
+    (folder / "damaged" / "checkpoints" / "step-00000012.pt").write_text("half a")
+    return folder
+
+
+@pytest.mark.parametrize(("words", "text"), MISTAKES, ids=[words for words, _ in MISTAKES])
+@pytest.mark.filterwarnings("ignore:.*an older checkpoint is looked for")
+def test_a_mistake_then_it_is_one_line_and_2(words, text, mistaken, tmp_path, capsys):
+    words = words.replace("{}/r ", f"{tmp_path}/r ").removesuffix("{}/r") + (
+        f"{tmp_path}/r" if words.endswith("{}/r") else ""
+    )
+    _, err = run(words.replace("{}", str(mistaken)).split(), capsys, code=2)
+    assert err.startswith("ignite-trainer: ")
+    assert text.replace("{}", str(mistaken)) in err
+    assert err.count("\n") == 1
+
+
+def test_predict_when_a_file_is_no_image_then_it_is_one_line_and_2(on_csv, capsys):
+    _, err = run(["predict", on_csv / "run", on_csv / "labels.csv"], capsys, code=2)
+    assert err.startswith(f"ignite-trainer: {on_csv}/labels.csv is not an image that can be read: ")
+    assert err.count("\n") == 1
+
+
+def test_predict_when_the_data_do_not_tell_how_an_image_becomes_an_input_then_it_is_refused(trained, on_csv, capsys):
+    _, err = run(["predict", trained[0], on_csv / "0.png"], capsys, code=2)
+    assert "that of tests.cli_jobs:tiny has no .transform, which is called with a PIL image" in err
+
+
+def test_a_genuine_bug_then_keeps_its_traceback(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        main([*TINY.split(), "--model", "tests.cli_jobs:Buggy", "--folder", str(tmp_path / "run")])
+
+
+def test_ctrl_c_before_the_training_then_is_one_line_and_130(capsys, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tests.cli_jobs.tiny", interrupted)
+    assert run(TINY.split(), capsys, code=130).err == "ignite-trainer: interrupted\n"
+
+
+def test_output_when_its_reader_has_gone_then_there_is_no_traceback(trained):
+    line = f"set -o pipefail; {sys.executable} -m ignite_trainer train --help | head -1"
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("usage: ignite-trainer train [-h] [OPTIONS]\n", "")
