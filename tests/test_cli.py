@@ -173,6 +173,16 @@ def test_train_with_max_steps_then_the_cut_epoch_is_validated_and_the_run_is_fin
     assert run(["resume", folder], capsys).out.startswith(f"{folder} is finished: 2 epochs, 8 steps")
 
 
+def test_train_when_another_run_began_in_the_same_second_then_its_folder_is_left_alone(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for seconds in range(60):
+        taken = Path("runs") / time.strftime("%Y%m%d-%H%M%S", time.localtime(time.time() + seconds))
+        taken.mkdir(parents=True)
+    _, err = run(TINY.split(), capsys, code=2)
+    assert re.fullmatch(r"ignite-trainer: runs/\d{8}-\d{6} is there already: start again, or name another .*\n", err)
+    assert not any(any(folder.iterdir()) for folder in Path("runs").iterdir())
+
+
 def test_train_when_the_loss_is_no_longer_finite_then_ends_with_1(tmp_path, capsys):
     words = [*TINY.split(), "--optimizer", "sgd", "--lr", "1e30", "--folder", tmp_path / "run", "--epochs", "3"]
     out, _ = run(words, capsys, code=1)
@@ -327,7 +337,7 @@ def test_on_fashion_mnist_then_the_installed_program_trains_evaluates_and_predic
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
         return done.stdout.splitlines()
 
-    lines = command("train", "--images", str(fashion_mnist_root), "--max-steps", "300", "--model", "small-cnn")
+    lines = command("train", "--images", str(fashion_mnist_root), "--max-steps", "300")
     assert lines[-1] == "the dashboard: tensorboard --logdir runs"
     (folder,) = (tmp_path / "runs").iterdir()
     test = command("evaluate", str(folder))

@@ -16,6 +16,8 @@ from ignite_trainer.cli.options import Given, Options, job_section, parse_option
 from ignite_trainer.models import SimpleNN
 from tests.tiny import same_state
 
+ROOT = Path(__file__).parents[1]
+
 COMMAND_LINE = """
 train --config FILE none
 train --data STR fashion-mnist
@@ -98,6 +100,14 @@ def test_help_when_a_terminal_has_80_columns_then_fits_and_has_an_example(comman
     assert "\x1b" not in page
     assert f"ignite-trainer {command} " in page.replace("usage: ", "") or not command
     assert "Example: " in page or command in ("", "verify")
+
+
+def test_commands_in_the_readme_then_have_only_flags_that_there_are():
+    commands = re.findall(r"^ignite-trainer (\w+)(.*?)(?:  #.*)?$", (ROOT / "README.md").read_text(), re.M)
+    assert len(commands) == 6
+    for command, words in commands:
+        for flag in re.findall(r"--[\w-]+", words):
+            assert f"\n{command} {flag} " in COMMAND_LINE
 
 
 def parsed(*words):

@@ -102,6 +102,13 @@ def test_progress_in_a_pipe_then_writes_a_line_an_epoch_and_no_bar(capsys):
     assert err == ""
 
 
+def test_progress_when_evaluated_outside_a_fit_then_its_bar_is_closed(capsys):
+    progress = Progress(bar=True)
+    learner([progress]).evaluate()
+    assert progress._bar is None
+    assert "evaluation:" in capsys.readouterr().err
+
+
 def test_progress_when_asked_for_a_bar_then_shows_and_closes_it_even_after_an_exception(capsys):
     class Fail(Callback):
         def after_batch(self, learn):

@@ -14,7 +14,15 @@ import torch
 from tensorboard.plugins.hparams.api_pb2 import STATUS_FAILURE, STATUS_SUCCESS
 from torch import nn, optim
 
-from ignite_trainer import Callback, CancelEpochException, CancelFitException, Learner, TensorBoard, accuracy
+from ignite_trainer import (
+    Callback,
+    CancelEpochException,
+    CancelFitException,
+    Checkpoint,
+    Learner,
+    TensorBoard,
+    accuracy,
+)
 from ignite_trainer.handlers.event_files import event_files
 from tests.event_records import accumulated, all_steps, hparams, scalars
 from tests.tiny import blobs, mlp, same_state
@@ -305,6 +313,22 @@ def test_tensorboard_when_a_run_goes_on_from_the_middle_then_no_point_differs_fr
     for tag, steps in all_steps(tmp_path / "run").items():
         assert steps == sorted(set(steps)), tag
     assert hparams(tmp_path / "run")[1] == STATUS_SUCCESS  # and hparams() has seen one session start
+
+
+@pytest.mark.parametrize("step", [5, 6, 8])
+def test_tensorboard_when_a_run_is_stopped_to_be_resumed_then_its_last_step_is_no_point_of_its_own(tmp_path, step):
+    def fit(name, cbs, resume):
+        torch.manual_seed(0)
+        board = TensorBoard(every_steps=3, **QUIET)
+        learner([board, Checkpoint(), *cbs], folder=tmp_path / name).fit(3, resume=resume)
+
+    fit("whole", [], False)
+    fit("run", [At("after_batch", lambda learn: learn.stop("later", outcome="resumable"), step=step)], False)
+    assert max(all_steps(tmp_path / "run")["loss/batch"]) < step or step % 3 == 0
+    fit("run", [], True)
+    whole, run = scalars(tmp_path / "whole"), scalars(tmp_path / "run")
+    for tag in ("loss/batch", "norm/gradient_mean", "lr/group0", "loss/train", "loss/valid"):
+        assert run[tag] == whole[tag]
 
 
 def test_tensorboard_outside_a_fit_then_does_nothing(tmp_path):

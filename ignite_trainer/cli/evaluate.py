@@ -84,7 +84,7 @@ class ConfusionCounts(Callback):
     def __init__(self, n_classes: int):
         self.matrix = torch.zeros(n_classes, n_classes, dtype=torch.int64)
 
-    def after_predict(self, learn: Any) -> None:
+    def after_loss(self, learn: Any) -> None:
         """Count a batch."""
         y, n = learn.batch[1], len(self.matrix)
         pairs = torch.bincount(y * n + learn.preds.argmax(dim=1), minlength=n * n)
