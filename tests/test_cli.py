@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 import signal
 import subprocess
@@ -13,31 +12,18 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from PIL import Image
 from safetensors.torch import load_file
 
-from ignite_trainer import CSVImages, glyphs
-from ignite_trainer.cli import main
+from ignite_trainer import CSVImages
 from ignite_trainer.cli.build import build_job, loader_of
+from ignite_trainer.cli.options import parse_options
 from ignite_trainer.cli.run_folder import read_run
 from ignite_trainer.cli.run_job import _scalars
 from ignite_trainer.handlers.checkpoint import newest_checkpoint
 from ignite_trainer.vision import import_torchvision
-from tests.cli_jobs import CLASSES, images
+from tests.cli_jobs import CLASSES
+from tests.cli_runs import ROOT, TINY, environment, picture, run, run_on_csv
 from tests.tiny import same_state
-
-ROOT = Path(__file__).parents[1]
-TINY = "train --data tests.cli_jobs:tiny --device cpu --batch-size 10"
-
-
-def environment():
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
-
-
-def run(words, capsys, code=0):
-    """What a command in this process prints on the two outputs."""
-    assert main([str(word) for word in words]) == code
-    return capsys.readouterr()
 
 
 @pytest.fixture(scope="module")
@@ -208,8 +194,6 @@ def test_train_when_the_loss_is_no_longer_finite_then_ends_with_1(tmp_path, caps
     ],
 )
 def test_train_with_options_then_the_learner_has_them(words, check, capsys):
-    from ignite_trainer.cli.options import parse_options
-
     given = parse_options([*TINY.split()[1:], *words.split()], prog="", description="")
     learn = build_job(given.options).learn
     learn.fit(1)
@@ -267,23 +251,10 @@ def test_confusion_when_wider_than_a_terminal_then_the_most_frequent_are_named()
     ]
 
 
-def picture(path, index=0, mode="L"):
-    Image.fromarray(images(9, 5).data[index].numpy()).convert(mode).save(path)
-
-
 @pytest.fixture(scope="module")
 def on_csv(tmp_path_factory):
     """A run on a CSV file of pictures of several sizes, and the folder of the pictures."""
-    folder = tmp_path_factory.mktemp("csv")
-    rows = []
-    for index in range(30):
-        picture = Image.fromarray(images(30, 5).data[index].numpy())
-        picture.resize((8 + index % 3, 9)).save(folder / f"{index}.png")
-        rows.append(f"{index}.png,{CLASSES[index % 3]}")
-    (folder / "labels.csv").write_text("\n".join(rows))
-    words = ["train", "--data", f"csv:{folder / 'labels.csv'}", "--size", "8", "--batch-size", "4", "--epochs", "2"]
-    assert main([*words, "--lr", "0.01", "--folder", str(folder / "run"), "--model", "tests.cli_jobs:Net"]) == 0
-    return folder
+    return run_on_csv(tmp_path_factory.mktemp("csv"))
 
 
 def test_predict_then_gives_the_models_class_and_probability_of_each_image(on_csv, tmp_path, capsys):
@@ -310,6 +281,17 @@ def test_predict_when_an_image_is_in_colours_then_it_is_taken_in_the_runs_channe
         json.loads(line) for line in run(["predict", on_csv / "run", tmp_path, "--json"], capsys).out.splitlines()
     )
     assert first["probability"] == pytest.approx(second["probability"], abs=2e-6)
+
+
+def test_predict_when_the_data_do_not_tell_how_an_image_becomes_an_input_then_it_is_refused(trained, on_csv, capsys):
+    _, err = run(["predict", trained[0], on_csv / "0.png"], capsys, code=2)
+    assert "that of tests.cli_jobs:tiny has no .transform, which is called with a PIL image" in err
+
+
+def test_predict_when_a_file_is_no_image_then_it_is_one_line_and_2(on_csv, capsys):
+    _, err = run(["predict", on_csv / "run", on_csv / "labels.csv"], capsys, code=2)
+    assert err.startswith(f"ignite-trainer: {on_csv}/labels.csv is not an image that can be read: ")
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(("format", "ending"), [("safetensors", "safetensors"), ("torch", "pt2")])
@@ -350,155 +332,3 @@ def test_on_fashion_mnist_then_the_installed_program_trains_evaluates_and_predic
     fashion_mnist(fashion_mnist_root)[1][1][0].save(tmp_path / "pullover.png")
     (row,) = command("predict", str(folder), "pullover.png", "--json")
     assert json.loads(row)["class"] == "Pullover"
-
-
-# ---- data ------------------------------------------------------------------------------------------------------------
-
-
-def options(*words):
-    from ignite_trainer.cli.options import parse_options
-
-    return parse_options([*words, "--device", "cpu"], prog="", description="").options
-
-
-def test_a_folder_of_classes_then_a_fifth_is_validated_on(tmp_path):
-    for index in range(15):
-        path = tmp_path / CLASSES[index % 3] / f"{index}.png"
-        path.parent.mkdir(exist_ok=True)
-        picture(path, index % 9, mode="RGB")
-    data = build_job(options("--data", f"folder:{tmp_path}", "--size", "12")).data
-    assert (len(data.train), len(data.valid), data.test) == (12, 3, None)
-    assert (data.classes, data.input_shape) == (CLASSES, (3, 12, 12))
-
-
-def test_a_folder_with_train_val_and_test_then_these_are_taken(tmp_path):
-    for split, n in (("train", 4), ("val", 3), ("test", 2)):
-        for index in range(3 * n):
-            path = tmp_path / split / CLASSES[index % 3] / f"{index}.png"
-            path.parent.mkdir(exist_ok=True, parents=True)
-            picture(path, mode="RGB")
-    data = build_job(options("--data", f"folder:{tmp_path}")).data
-    assert (len(data.train), len(data.valid), len(data.test)) == (12, 9, 6)
-
-
-def test_points_without_names_then_classes_are_their_numbers():
-    job = build_job(options("--data", "tests.cli_jobs:clouds"))
-    assert (job.data.classes, job.data.input_shape) == (["0", "1", "2"], (5,))
-
-
-def test_glyphs_then_the_three_parts_are_other_drawings_of_all_ten():
-    data = build_job(options("--data", "glyphs")).data
-    assert data.classes == glyphs(1).classes
-    assert [len(part) for part in data[:3]] == [5_000, 1_000, 1_000]
-    assert not any(torch.equal(data.train.data[i], data.valid.data[i]) for i in range(10))
-
-
-# ---- mistakes --------------------------------------------------------------------------------------------------------
-
-MISTAKES = [
-    (
-        "train --data nothing",
-        "--data is fashion-mnist, mnist, glyphs, csv:FILE, folder:DIR or module:function; got 'no",
-    ),
-    ("train --data csv:nowhere.csv", "--data: the table of images is a CSV file; there is no file nowhere.csv"),
-    ("train --data csv:{}/missing.csv", "--data: {}/missing.csv names 1 image that is not in {}: 'gone.png'"),
-    ("train --data csv:{}/text.csv --size 8", "text.png (line 1 of {}/text.csv) is not an image that can be read"),
-    ("train --data folder:nowhere", "--data: image_folder takes a folder that has one folder for each class; nowhere"),
-    ("train --data folder:{}/without", "--data: Found no valid file for the classes bag."),
-    ("train --data no_such_module:f", "import no_such_module: ModuleNotFoundError: No module named 'no_such_module'"),
-    ("train --data tests.cli_jobs:none", "'tests.cli_jobs:none' names a function; module tests.cli_jobs has nothing"),
-    ("train --data tests.cli_jobs:raises", "--data tests.cli_jobs:raises: RuntimeError: no data here (cli_jobs.py:"),
-    ("train --data tests.cli_jobs:one_dataset", "returns (train, valid) or (train, valid, test), datasets; it return"),
-    ("train --data tests.cli_jobs:empty", "datasets with a length and items by number; it returned a list of length 0"),
-    ("train --data tests.cli_jobs:regression", "the classes are the dataset's .classes, or found from its .targets"),
-    ("train --data tests.cli_jobs:unreadable --folder {}/r", "sample 7 of the dataset cannot be read (epoch 0, batch"),
-    ("train --data tests.cli_jobs:unreadable --workers 2 --folder {}/r", "sample 7 of the dataset cannot be read (epo"),
-    ("train --data tests.cli_jobs:labels_outside --folder {}/r", "labels are class numbers from 0 to 1 for a model of"),
-    ("train --data tests.cli_jobs:clouds --augment flip", "--augment changes images (channels, height, width); inputs"),
-    (
-        "train --data tests.cli_jobs:clouds --model small-cnn",
-        "--model small-cnn takes images (channels, height, width)",
-    ),
-    ("train --data tests.cli_jobs:tiny --size 8", "--size is for images of a CSV file or a folder; got it with --data"),
-    ("train --data glyphs --images x", "--images is for csv, fashion-mnist and mnist; got it with --data glyphs"),
-    (
-        "train --data tests.cli_jobs:tiny --device gpu",
-        "device is one that torch has here, such as 'cpu' or 'cuda'; got",
-    ),
-    (
-        "train --data tests.cli_jobs:tiny --folder {}/run",
-        "--folder is a new one; in {}/run there is a run already: go ",
-    ),
-    ("train --data tests.cli_jobs:tiny --folder {}/text.csv/r", "Not a directory"),
-    ("train --config {}/text.csv", "{}/text.csv holds names and values, one `name: value` a line; got a str"),
-    ("resume {}", "{} is no run: it has no config.yaml"),
-    ("resume nowhere", "a run is a folder, such as runs/20260131-235959; there is no folder nowhere"),
-    ("resume {}/script", "{}/script was not made by `ignite-trainer train`: its config.yaml has no job"),
-    ("resume {}/damaged", "a run goes on from a whole checkpoint, and none in {}/damaged/checkpoints is"),
-    ("evaluate {}/run", "{}/run has no model.safetensors yet: a run writes it after its first epoch"),
-    ("evaluate {}/other", "has conv1.weight not at all, the model has it of shape"),
-    ("predict {}/run x.png", "predict takes files of images or folders of them; there is no x.png"),
-    ("predict {}/run {}/without", "predict takes images; the folder {}/without has none"),
-    ("export nowhere", "a run is a folder, such as runs/20260131-235959; there is no folder nowhere"),
-]
-
-
-@pytest.fixture(scope="module")
-def mistaken(trained, tmp_path_factory):
-    """A folder of things that are wrong."""
-    folder, config = tmp_path_factory.mktemp("mistaken"), (trained[0] / "config.yaml").read_text()
-    (folder / "missing.csv").write_text("gone.png,bag\n")
-    (folder / "text.csv").write_text("text.png,bag\ntext.png,coat\n")
-    (folder / "text.png").write_text("this is text")
-    (folder / "without" / "bag").mkdir(parents=True)
-    for name in ("run", "script", "damaged", "other"):
-        (folder / name).mkdir()
-        (folder / name / "config.yaml").write_text(config)
-    (folder / "script" / "config.yaml").write_text("lr: {value: 0.1, from: Learner}\n")
-    (folder / "other" / "config.yaml").write_text(config.replace("value: tests.cli_jobs:Net", "value: small-cnn"))
-    (folder / "other" / "model.safetensors").write_bytes((trained[0] / "model.safetensors").read_bytes())
-    (folder / "damaged" / "checkpoints").mkdir()
-    (folder / "damaged" / "checkpoints" / "step-00000012.pt").write_text("half a")
-    return folder
-
-
-@pytest.mark.parametrize(("words", "text"), MISTAKES, ids=[words for words, _ in MISTAKES])
-@pytest.mark.filterwarnings("ignore:.*an older checkpoint is looked for")
-def test_a_mistake_then_it_is_one_line_and_2(words, text, mistaken, tmp_path, capsys):
-    words = words.replace("{}/r ", f"{tmp_path}/r ").removesuffix("{}/r") + (
-        f"{tmp_path}/r" if words.endswith("{}/r") else ""
-    )
-    _, err = run(words.replace("{}", str(mistaken)).split(), capsys, code=2)
-    assert err.startswith("ignite-trainer: ")
-    assert text.replace("{}", str(mistaken)) in err
-    assert err.count("\n") == 1
-
-
-def test_predict_when_a_file_is_no_image_then_it_is_one_line_and_2(on_csv, capsys):
-    _, err = run(["predict", on_csv / "run", on_csv / "labels.csv"], capsys, code=2)
-    assert err.startswith(f"ignite-trainer: {on_csv}/labels.csv is not an image that can be read: ")
-    assert err.count("\n") == 1
-
-
-def test_predict_when_the_data_do_not_tell_how_an_image_becomes_an_input_then_it_is_refused(trained, on_csv, capsys):
-    _, err = run(["predict", trained[0], on_csv / "0.png"], capsys, code=2)
-    assert "that of tests.cli_jobs:tiny has no .transform, which is called with a PIL image" in err
-
-
-def test_a_genuine_bug_then_keeps_its_traceback(tmp_path):
-    with pytest.raises(ZeroDivisionError):
-        main([*TINY.split(), "--model", "tests.cli_jobs:Buggy", "--folder", str(tmp_path / "run")])
-
-
-def test_ctrl_c_before_the_training_then_is_one_line_and_130(capsys, monkeypatch):
-    def interrupted():
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("tests.cli_jobs.tiny", interrupted)
-    assert run(TINY.split(), capsys, code=130).err == "ignite-trainer: interrupted\n"
-
-
-def test_output_when_its_reader_has_gone_then_there_is_no_traceback(trained):
-    line = f"set -o pipefail; {sys.executable} -m ignite_trainer train --help | head -1"
-    done = subprocess.run(["bash", "-c", line], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=60)
-    assert (done.stdout, done.stderr) == ("usage: ignite-trainer train [-h] [OPTIONS]\n", "")

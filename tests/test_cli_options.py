@@ -11,8 +11,9 @@ import yaml
 from ignite_trainer import DataLoaders, fashion_mnist, random_split
 from ignite_trainer.cli import main
 from ignite_trainer.cli.build import build_job, build_model
+from ignite_trainer.cli.config_file import job_section, read_config
 from ignite_trainer.cli.mistakes import UserMistake
-from ignite_trainer.cli.options import Given, Options, job_section, parse_options, read_config
+from ignite_trainer.cli.options import Options, parse_options
 from ignite_trainer.models import SimpleNN
 from tests.tiny import same_state
 
@@ -143,10 +144,9 @@ def test_config_of_a_run_when_read_back_then_is_the_same_options(tmp_path):
         deterministic=True,
         timeline=True,
     )
-    given = Given(options, {"data": "flag", "images": "file"})
-    section = job_section(given, {"classes": ["a"], "input_shape": [1, 2, 3]})
+    section = job_section(options, {"data": "flag", "images": "file"}, {"classes": ["a"], "input_shape": [1, 2, 3]})
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"job": section, "lr": {"value": "other", "from": "Learner"}}))
-    values, origins = read_config(tmp_path / "config.yaml")
+    values, origins = read_config(tmp_path / "config.yaml", Options)
     assert Options(**values) == options
     assert (origins["data"], origins["images"], origins["lr"]) == ("flag", "file", "default")
     assert dataclasses.asdict(options).keys() - values.keys() == {"folder"}

@@ -9,8 +9,9 @@ from torch import nn
 
 from ..export import load_weights
 from .build import build_model
+from .config_file import read_config, read_yaml
 from .mistakes import UserMistake, mistakes
-from .options import Given, Options, check, read_config, read_yaml
+from .options import Given, Options, check
 
 __all__ = ["Run", "is_run", "read_run", "weights_file"]
 
@@ -76,7 +77,7 @@ def read_run(folder: Path) -> Run:
     found = read_yaml(file).get("job")
     if not isinstance(found, dict):
         raise UserMistake(f"{folder} was not made by `ignite-trainer train`: its {_CONFIG} has no job")
-    values, origins = read_config(file)
+    values, origins = read_config(file, Options)
     given = Given(Options(**{**values, "folder": folder}), origins)
     check(given.options)
     try:

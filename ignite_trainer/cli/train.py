@@ -18,9 +18,10 @@ from ..handlers.checkpoint import newest_checkpoint
 from ..handlers.signals import EXIT_RESUMABLE
 from ..optim import one_cycle, warmup_cosine
 from .build import Job, build_job, loader_of
+from .config_file import job_section
 from .job_data import JobData
 from .mistakes import UserMistake, mistakes
-from .options import Given, job_section, parse_options
+from .options import Given, parse_options
 from .run_folder import is_run, read_run, weights_file
 
 __all__ = ["TRAIN_HELP", "resume", "train"]
@@ -140,7 +141,7 @@ def _callbacks(given: Given, data: JobData) -> list[Any]:
     cbs: list[Any] = [
         Progress(),
         NaNGuard(),
-        RunFiles(job=job_section(given, found)),
+        RunFiles(job=job_section(options, given.origins, found)),
         Checkpoint(every_steps=options.checkpoint_steps),
         TensorBoard(hparams=_chosen(given)),
     ]
