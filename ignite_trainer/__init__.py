@@ -31,12 +31,14 @@ from .handlers import TensorBoard as TensorBoard
 from .handlers import TimeLimit as TimeLimit
 from .learner import Learner as Learner
 from .learner import fit as fit
+from .lr_finder import LRFinder as LRFinder
 from .metrics import Accuracy as Accuracy
 from .metrics import Loss as Loss
 from .metrics import accuracy as accuracy
 from .optim import one_cycle as one_cycle
 from .optim import param_groups as param_groups
 from .optim import warmup_cosine as warmup_cosine
+from .overfit_batch import OverfitBatch as OverfitBatch
 from .plots import curves as curves
 from .plots import show_images as show_images
 from .rng import seed_everything as seed_everything

@@ -116,7 +116,7 @@ class Learner:
         self.model = model.to(self.device)
         self.dls, (self.train_dl, self.valid_dl) = dls, pair_of_loaders(dls)
         self.loss_func, self.lr, self.cbs, self.opt_func = loss_func, lr, list(cbs), opt_func
-        self._optimizer_options = OptimizerOptions(model, optimizer, lr, param_groups)
+        self.optimizer_options = OptimizerOptions(model, optimizer, lr, param_groups)
         self.accumulate, self.precision = accumulate, precision
         self._compiled = torch.compile(model) if compile else None
         self.forward: Callable[[Any], Any] = self._compiled or model
@@ -201,7 +201,7 @@ class Learner:
         self.epoch = self.step = 0
         self.history, self.results = [], {}
         self.stop_reason, self.outcome = "", "finished"
-        self.opt = self._optimizer_options.make(self.opt_func)
+        self.opt = self.optimizer_options.make(self.opt_func)
         if any(parameter.grad is not None for parameter in self.model.parameters()):
             self.opt.zero_grad()  # some write p.grad.zero_(), which needs a gradient
         self._first_batches.expect(self.trainer, self.evaluator)
@@ -252,7 +252,7 @@ class Learner:
         A ``CancelFitException`` escapes. The optimizer of the last fit is used, or made.
         """
         if self.opt is None:
-            self.opt = self._optimizer_options.make(self.opt_func)
+            self.opt = self.optimizer_options.make(self.opt_func)
         if train:
             self._run(self.trainer, self.train_dl, 1)
         else:
@@ -261,7 +261,7 @@ class Learner:
     def one_batch(self) -> None:
         """The step on ``learn.batch``, in the phase of ``learn.model.training``; cancels escape."""
         if self.opt is None:
-            self.opt = self._optimizer_options.make(self.opt_func)
+            self.opt = self.optimizer_options.make(self.opt_func)
         batch = self.batch
         self.engine = self.trainer if self.model.training else self.evaluator
         self.batch = batch

@@ -84,7 +84,7 @@ class Loss(Metric):
     """
 
     def __init__(self, size: Size = first_dimension):
-        self._size = size
+        self.size = size
         super().__init__()
 
     def reset(self) -> None:
@@ -110,7 +110,7 @@ class Loss(Metric):
     def iteration_completed(self, engine: Engine) -> None:
         """Take the loss of the batch that an engine of this package has just done."""
         loop = engine.loop  # type: ignore[attr-defined]
-        self._mean.add(loop.loss, self._size(loop.preds, loop.batch[1]))
+        self._mean.add(loop.loss, self.size(loop.preds, loop.batch[1]))
 
 
 class Accuracy(Metric):
