@@ -29,6 +29,7 @@ from .handlers import RunFiles as RunFiles
 from .handlers import Schedule as Schedule
 from .handlers import TensorBoard as TensorBoard
 from .handlers import TimeLimit as TimeLimit
+from .inspection import check as check
 from .learner import Learner as Learner
 from .learner import fit as fit
 from .lr_finder import LRFinder as LRFinder

@@ -7,7 +7,7 @@ import ignite_trainer
 NAMES = """
     Accuracy CSVImages Callback CancelBatchException CancelEpochException CancelFitException CancellableEngine
     Checkpoint DataLoaders EMA EarlyStopping EvalStep LRFinder Learner Loss NaNGuard OverfitBatch POINTS Progress
-    RunFiles SampleLoader Schedule TensorBoard TensorLoader TimeLimit TrainEvents TrainStep accuracy always
+    RunFiles SampleLoader Schedule TensorBoard TensorLoader TimeLimit TrainEvents TrainStep accuracy always check
     create_evaluator create_trainer curves fashion_mnist fit glyphs image_folder mnist one_cycle param_groups
     random_split run_cbs seed_everything show_images warmup_cosine
 """
@@ -28,6 +28,7 @@ SIGNATURES = {
     "TensorBoard": "folder * every_steps images histograms pr_curves graph hparams",
     "LRFinder": "learn * start_lr end_lr n_steps cbs",
     "OverfitBatch": "learn * n_steps batch lr cbs",
+    "check": "learn * n_batches",
     "run_cbs": "cbs method_name learn",
     "CSVImages": "csv_file root_dir transform * classes path_column label_column",
     "show_images": "images labels * rows cols",
