@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils.data import DataLoader
 
+from .callbacks import Callback
 from .epochs import is_function
 from .learner import Learner
 from .resume import streams_kept
@@ -105,7 +106,8 @@ def own_callbacks(learn: Learner) -> tuple[list[Any], list[str]]:
     shared += [learn.dls, learn.train_dl, learn.valid_dl]
     copies, refused = [], []
     for cb in learn.cbs:
-        if any(kind.__module__.startswith("ignite_trainer.handlers") for kind in type(cb).__mro__):
+        kinds = (kind for kind in type(cb).__mro__ if kind is not Callback)
+        if any(kind.__module__.partition(".")[0] == __package__ for kind in kinds):
             continue
         try:
             copies.append(copy.deepcopy(cb, {id(part): part for part in shared}))

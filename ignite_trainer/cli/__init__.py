@@ -1,4 +1,4 @@
-"""The command line, ``ignite-trainer``: train, resume, evaluate, predict, export, verify, replay."""
+"""The command line, ``ignite-trainer``: train, resume, evaluate, predict, export, check, verify, replay."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ _COMMANDS = {
     "evaluate": "Tell a run's loss and accuracy, each class by itself, and the confusion matrix.",
     "predict": "Tell the class of images, with its probability.",
     "export": "Write a run's model for use elsewhere.",
+    "check": "Look at a job before it costs anything: what is wrong, what may be.",
     "verify": "See that a run can be interrupted anywhere, or equals a loop of one's own.",
     "replay": "Run the batch in which a fit broke once more.",
 }
@@ -63,6 +64,10 @@ def _run(words: list[str]) -> int:
         from .train import train
 
         return train(rest)
+    if name == "check":
+        from .check import check
+
+        return check(rest)
     if name == "verify":
         from .verify_loop import loop
         from .verify_resume import resume

@@ -25,7 +25,7 @@ _N_VALID = 5
 _FAR = 10.0  # times the rate that the finder would choose, and a tenth of it
 
 
-def check(learn: Learner, *, n_batches: int = 1000) -> Inspection:
+def check(learn: Learner, *, n_batches: int = 2000) -> Inspection:
     """Look at a job before it costs anything: what is certainly wrong, what may be, and seconds per batch.
 
     Some steps are trained, the data is read once, the learning-rate finder runs, and one batch is overfitted; then
