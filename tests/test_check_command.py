@@ -106,3 +106,22 @@ def test_check_with_a_mistake_then_it_is_one_line_and_2(words, text, here, capsy
     assert out == ""
     assert text in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (
+            ["chek"],
+            "a command is one of train, resume, evaluate, predict, export, check, verify, replay; got 'chek', did",
+        ),
+        (["zzz"], "got 'zzz', `ignite-trainer --help` tells what each does"),
+        ([], "got none, `ignite-trainer --help` tells what each does"),
+    ],
+)
+def test_program_without_a_command_then_it_is_one_line_and_2(words, text, capsys):
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert text in err
+    assert err.count("\n") == 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TextIO
@@ -59,7 +61,7 @@ def _run(words: list[str]) -> int:
 
     name, rest = (words[0] if words else ""), words[1:]
     if name not in _COMMANDS:
-        return int(tyro.extras.subcommand_cli_from_dict(_overview(), prog="ignite-trainer", args=words))
+        return _overview(words)
     if name == "train":
         from .train import train
 
@@ -79,17 +81,19 @@ def _run(words: list[str]) -> int:
     return tyro.cli(command, prog=f"ignite-trainer {name}", args=rest)
 
 
-def _overview() -> dict[str, Callable[..., int]]:
-    """The commands as their one lines, for the help of the program itself."""
+def _overview(words: list[str]) -> int:
+    """The help of the program itself; anything else is a mistake. tyro's is wider than 80 columns with these commands."""
+    from .mistakes import UserMistake
 
-    def with_line(line: str) -> Callable[..., int]:
-        def stub() -> int:
-            return 0
-
-        stub.__doc__ = line
-        return stub
-
-    return {name: with_line(line) for name, line in _COMMANDS.items()}
+    if words[:1] not in (["--help"], ["-h"]):
+        nearest = difflib.get_close_matches(words[0], _COMMANDS, n=1) if words else []
+        way_out = f"did you mean {nearest[0]}?" if nearest else "`ignite-trainer --help` tells what each does"
+        got = repr(words[0]) if words else "none"
+        raise UserMistake(f"a command is one of {', '.join(_COMMANDS)}; got {got}, {way_out}")
+    print("usage: ignite-trainer COMMAND ...\n\ncommands, each with a --help of its own:")
+    for name, line in _COMMANDS.items():
+        print(textwrap.fill(line, 80, initial_indent=f"  • {name:10}", subsequent_indent=" " * 14))
+    raise SystemExit(0)
 
 
 def _show_warning(
