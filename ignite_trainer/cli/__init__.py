@@ -50,7 +50,7 @@ _COMMANDS = {
     "evaluate": "Tell a run's loss and accuracy, each class by itself, and the confusion matrix.",
     "predict": "Tell the class of images, with its probability.",
     "export": "Write a run's model for use elsewhere.",
-    "check": "Look at a job before it costs anything: what is wrong, what may be.",
+    "check": "Look at a job before it costs anything: facts and hints.",
     "verify": "See that a run can be interrupted anywhere, or equals a loop of one's own.",
     "replay": "Run the batch in which a fit broke once more.",
 }
@@ -82,7 +82,7 @@ def _run(words: list[str]) -> int:
 
 
 def _overview(words: list[str]) -> int:
-    """The help of the program itself; anything else is a mistake. tyro's is wider than 80 columns with these commands."""
+    """The help of the program itself; anything else is a mistake. With tyro it is wider than 80 columns."""
     from .mistakes import UserMistake
 
     if words[:1] not in (["--help"], ["-h"]):
