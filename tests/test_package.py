@@ -35,8 +35,9 @@ def run(*command, **how):
 def built(tmp_path_factory):
     """The folder with the sdist, and the wheel that was built from it."""
     source = tmp_path_factory.mktemp("source") / "ignite_trainer"
-    shutil.copytree(ROOT / "ignite_trainer", source / "ignite_trainer", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+    for folder in ("ignite_trainer", "tests", "scripts", "docs"):
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__", "_build"))
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"):
         shutil.copy(ROOT / name, source)
     run(sys.executable, "-m", "build", "--no-isolation", source)
     return source / "dist"
@@ -90,10 +91,11 @@ def test_wheel_when_built_then_has_the_package_its_types_and_its_licence(built):
 def test_sdist_when_built_then_has_what_a_build_needs_and_nothing_else(built):
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as content:
-        names = {name.partition("/")[2] for name in content.getnames() if not name.endswith(".egg-info")}
-    files = {name for name in names if Path(name).suffix and "egg-info" not in name} | (names & {"LICENSE"})
-    expected = {str(path.relative_to(ROOT)) for path in SOURCES} | {"ignite_trainer/py.typed", "PKG-INFO", "LICENSE"}
-    assert files | {"PKG-INFO"} == expected | {"README.md", "pyproject.toml", "setup.cfg"}
+        files = {member.name.partition("/")[2] for member in content.getmembers() if member.isfile()}
+    files = {name for name in files if ".egg-info/" not in name}
+    tests = {name for name in files if name.startswith("tests/test_")}  # setuptools adds them by itself
+    sources = {str(path.relative_to(ROOT)) for path in SOURCES} | {"ignite_trainer/py.typed"}
+    assert files - tests == sources | {"PKG-INFO", "LICENSE", "README.md", "pyproject.toml", "setup.cfg"}
 
 
 def test_package_when_installed_then_imports_from_there_and_knows_its_version(installed, tmp_path):
