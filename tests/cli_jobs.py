@@ -23,8 +23,12 @@ def tiny():
     return images(60, 1), images(30, 2), images(21, 3)
 
 
-def without_test():
-    return tiny()[:2]
+def noise():
+    """Labels that nothing tells: the longer one learns them the worse."""
+    parts = tiny()
+    for seed, part in enumerate(parts):
+        part.targets = part.targets[torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))]
+    return parts
 
 
 class Slow(Dataset):
@@ -105,7 +109,7 @@ class Buggy(Net):
     """A genuine bug, which shows in training alone."""
 
     def forward(self, x):
-        return super().forward(x) * (len(x) // (0 if self.training else len(x)))
+        return super().forward(x) * int("one" if self.training else "1")
 
 
 class NoModel:

@@ -148,15 +148,16 @@ def test_resume_of_a_run_that_never_began_then_begins_it(trained, tmp_path, caps
     assert history(tmp_path) == history(folder)
 
 
-def test_train_with_max_steps_then_the_cut_epoch_is_validated_and_the_run_is_finished(tmp_path, capsys):
+@pytest.mark.parametrize(("n", "steps"), [(8, [6, 8]), (6, [6]), (12, [6, 12])])
+def test_train_with_max_steps_then_the_cut_epoch_is_validated_and_the_run_is_finished(n, steps, tmp_path, capsys):
     folder = tmp_path / "run"
-    words = [*TINY.split(), "--max-steps", "8", "--folder", folder, "--accumulate", "1", "--timeline"]
+    words = [*TINY.split(), "--max-steps", n, "--folder", folder, "--timeline"]
     out, _ = run(words, capsys)
-    assert "stopped after 8 steps, as --max-steps asks for\n" in out
+    assert f"stopped after {n} steps, as --max-steps asks for\n" in out
     assert "MaxSteps" in out  # the timeline
-    assert [row["step"] for row in history(folder)] == [6, 8]
-    assert history(folder)[1]["train_loss"] > 0
-    assert run(["resume", folder], capsys).out.startswith(f"{folder} is finished: 2 epochs, 8 steps")
+    assert [row["step"] for row in history(folder)] == steps
+    assert history(folder)[-1]["train_loss"] > 0
+    assert run(["resume", folder], capsys).out.startswith(f"{folder} is finished: {len(steps)} epochs, {n} steps")
 
 
 def test_train_when_another_run_began_in_the_same_second_then_its_folder_is_left_alone(tmp_path, capsys, monkeypatch):
@@ -231,6 +232,15 @@ def test_evaluate_then_its_table_is_that_of_the_predictions(trained, capsys):
         row = [((preds == j) & (y == i)).sum().item() for j in range(3)]
         assert lines[9 + i].split() == [str(i), name, *map(str, row)]
     assert max(map(len, lines)) <= 80
+
+
+def test_train_when_the_last_epoch_is_not_the_best_then_the_test_is_of_the_best(tmp_path, capsys):
+    words = ["--data", "tests.cli_jobs:noise", "--epochs", "6", "--lr", "0.02", "--folder", tmp_path / "run"]
+    table = run([*TINY.split(), "--model", "tests.cli_jobs:Net", *words], capsys).out.splitlines()[7:11]
+    best, last = (row.split()[2] for row in table[1:3])
+    assert int(best) < int(last) == 6
+    test = run(["evaluate", tmp_path / "run"], capsys).out.splitlines()[0]
+    assert [part.rstrip(",") for part in test.split()[-3::2]] == table[3].split()[-2:]
 
 
 @pytest.mark.parametrize(("split", "n"), [("train", 60), ("valid", 30)])
