@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import random
 import tempfile
 from collections import deque
@@ -51,7 +52,7 @@ def everything_kept(learn: Learner) -> Iterator[None]:
 
     That is: weights, buffers, gradients, modes and attributes of the model and the loss; the optimizer, where one was
     given; the loaders' places and attributes, the generators that they, their samplers and datasets have; the global
-    generators. Not: files, and what a dataset, a hook or a step of one's own keeps elsewhere.
+    generators. Not: files, and what a dataset, a loader's function, a hook or a step of one's own keeps elsewhere.
     """
     if learn.in_fit or learn.trainer.running or learn.evaluator.running:
         raise RuntimeError("a trial needs the model for itself; this learner is in the middle of a fit or evaluation")
@@ -111,7 +112,7 @@ def own_callbacks(learn: Learner) -> tuple[list[Any], list[str]]:
             continue
         try:
             copies.append(copy.deepcopy(cb, {id(part): part for part in shared}))
-        except (TypeError, RuntimeError):  # what holds a file, a lock, a graph of gradients
+        except (TypeError, RuntimeError, pickle.PicklingError):  # what holds a file, a lock, a graph of gradients
             refused.append(type(cb).__name__)
     return copies, refused
 

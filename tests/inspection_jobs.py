@@ -264,7 +264,28 @@ def smoothed_windows_in_bf16():
     return learner(mlp(), loaders(points), loss, accumulate=2, clip_norm=1.0, precision="bf16")
 
 
+def compiled():
+    return learner(mlp(), loaders(points), compile=True)
+
+
+def loss_of_the_model():
+    class Whole(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = mlp()
+
+        def forward(self, x):
+            scores = self.net(x["x"])
+            return {"loss": F.cross_entropy(scores, x["labels"]), "logits": scores}
+
+    x, y = points()
+    parts = [({"x": a, "labels": b}, b) for a, b in cut(x, y)]
+    return learner(Whole(), (parts, None), lambda out, y: out["loss"])
+
+
 GOOD = (
+    compiled,
+    loss_of_the_model,
     classifier,
     pictures_in_memory,
     bytes_scaled_by_the_loader,

@@ -28,7 +28,8 @@ Or, for a Learner of one's own: ignite-trainer check my_job:make
 
 Facts are certainly wrong: labels outside the outputs, NaN in the data, the
   same image in training and validation, a parameter that gets no gradient,
-  softmax before cross-entropy, a model left in eval mode.
+  softmax before cross-entropy, a model left in eval mode. With --augment only
+  images that lie in memory, not those in files, can be found to be the same.
 
 Hints may be: the loss at the start far from ln(classes), unscaled inputs,
   constant labels, one batch that cannot be overfitted, a learning rate that

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from ..data import OrderedLoader, TensorLoader
+from ..data import OrderedLoader
 from ..epochs import is_function
 from ..trial import rereadable
 from .findings import Finding, listed
@@ -36,6 +36,7 @@ class Reading:
         handles_nan: a batch with NaN → whether the job's own loss is a number on it; then NaN is what the job expects.
         loss: what is known of the loss; None: its labels are not looked at.
         n_classes: outputs of the model; None: likewise.
+        in_memory: a ``TensorLoader``'s images are compared as they lie there, before its transform.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Reading:
         handles_nan: Callable[[Any], bool],
         loss: ClassLoss | None,
         n_classes: int | None,
+        in_memory: bool,
     ):
         self.loader, self.phase, self.n_batches = loader, phase, n_batches
         self.loss, self.n_classes = loss, n_classes
@@ -60,13 +62,13 @@ class Reading:
         self._lowest, self._highest = math.inf, -math.inf
         self._scales: dict[str, list[float]] = {}
         self._handles_nan, self._nan_expected = handles_nan, False
-        self._hashes_batches = not isinstance(loader, TensorLoader)
+        self._in_memory = in_memory
         for batch, samples in itertools.islice(_numbered(loader), n_batches + 1):
             if self.n_read == n_batches:
                 self.whole = False
                 break
             self._see(batch, prepare, samples)
-        if isinstance(loader, TensorLoader):
+        if in_memory:
             self.digests = list(_digests([loader.tensors[0]], range(len(loader.tensors[0]))))
 
     def findings(self) -> Iterator[Finding]:
@@ -117,7 +119,7 @@ class Reading:
             self._see_nan(path, tensor, samples, batch)
             if path.startswith("x") and self.n_read <= _BATCHES_FOR_SCALE:
                 self._see_scale(path, tensor)
-        if self._hashes_batches:
+        if not self._in_memory:
             self.digests += _digests([tensor for path, tensor in tensors if path.startswith("x")], samples)
 
     def _see_nan(self, path: str, tensor: Tensor, samples: list[int], batch: Any) -> None:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from ..data import TensorLoader
 from ..epochs import is_function
 from ..learner import Learner
 from ..lr_finder import LRFinder
@@ -34,9 +35,9 @@ def check(learn: Learner, *, n_batches: int = 2000) -> Inspection:
     this package and native handlers do not.
 
     Facts: labels outside the outputs; NaN in the data, unless the job's loss on it is a number; the same image in
-    training and validation (bit for bit, as the loaders give it; a ``TensorLoader``'s before its transform; images of
-    one colour aside); a parameter that gets no gradient, frozen ones aside; softmax before cross-entropy; a model, or a
-    part of it that is trained, left in eval mode, norms aside.
+    training and validation (bit for bit, as the loaders give it; of two ``TensorLoader`` before the transform; those
+    of one colour aside); a parameter that gets no gradient, frozen ones aside; softmax before cross-entropy; a model,
+    or a part of it that is trained, left in eval mode, norms aside.
 
     Hints, each with the number that led to it: the loss at the start far from ln(classes); unscaled inputs; constant
     labels; one batch that cannot be overfitted; a learning rate far from what the finder would choose.
@@ -108,6 +109,7 @@ def _readings(
     def handles_nan(batch: Any) -> bool:
         return isinstance(learn.trainer.step, TrainStep) and math.isfinite(twin.evaluate([batch])["loss"])
 
+    loaders = {"training": learn.train_dl} | ({"validation": learn.valid_dl} if learn.validates else {})
     return [
         Reading(
             loader,
@@ -117,9 +119,9 @@ def _readings(
             handles_nan=handles_nan,
             loss=loss,
             n_classes=steps.n_classes if as_given else None,
+            in_memory=all(isinstance(other, TensorLoader) for other in loaders.values()),
         )
-        for loader, phase in ((learn.train_dl, "training"), (learn.valid_dl, "validation"))
-        if loader is not None
+        for phase, loader in loaders.items()
     ]
 
 

@@ -26,7 +26,7 @@ _NORMS = (
 
 
 class Steps(Callback):
-    """Watches the steps of a fit that is on trial; the first half with hooks everywhere, the others for time.
+    """Watches the steps of a fit that is on trial; the modes of modules in the first half, the seconds in the other.
 
     Args:
         n_steps: batches of training that are watched, at most.
@@ -64,19 +64,20 @@ class Steps(Callback):
         """In here the learner's model has hooks."""
         self._learn, model = learn, learn.model
         with self._hooks:
-            for name, parameter in model.named_parameters():
-                if parameter.requires_grad:
-                    self._trainable.append(name)
-                    self._keep(parameter.register_hook(lambda grad, name=name: self._reached.add(name)))
             for name, module in model.named_modules():
-                self._keep(module.register_forward_pre_hook(lambda *_, name=name: self._see_mode(name, *_)))
+                hook = module.register_forward_pre_hook(lambda *_, name=name: self._see_mode(name, *_))
+                self._hooks.callback(hook.remove)
                 if _trainable_beside_norms(module):
                     self._affected.append(name)
-            scores = model.register_forward_hook(lambda module, args, output: self._see_scores(output))
-            try:
+            with ExitStack() as stack:  # these cost little, and stay for all steps
+                for name, parameter in model.named_parameters():
+                    if parameter.requires_grad:
+                        self._trainable.append(name)
+                        hook = parameter.register_hook(lambda grad, name=name: self._reached.add(name))
+                        stack.callback(hook.remove)
+                hook = model.register_forward_hook(lambda module, args, output: self._see_scores(output))
+                stack.callback(hook.remove)
                 yield
-            finally:
-                scores.remove()
 
     # ---- as a callback -------------------------------------------------------------------------------------------
 
@@ -125,7 +126,7 @@ class Steps(Callback):
             yield Finding("labels outside the outputs", self._bad_labels[0], True)
         without = [name for name in self._trainable if name not in self._reached]
         if without and (self.broken or self._reached):
-            steps = "any step" if self.broken else f"{min(self.n_trained, self.n_watched)} steps"
+            steps = "any step" if self.broken else f"{self.n_trained} steps"
             yield Finding(
                 "no gradient",
                 f"parameters that are trained get a gradient; {listed(without)} got none in {steps}: use them in what "
@@ -153,9 +154,6 @@ class Steps(Callback):
                 "or a callback, or a train() of the model's own",
                 True,
             )
-
-    def _keep(self, handle: Any) -> None:
-        self._hooks.callback(handle.remove)
 
     def _see_mode(self, name: str, module: nn.Module, *args: Any) -> None:
         if self._learn.engine.training and torch.is_grad_enabled():
