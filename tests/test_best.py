@@ -7,13 +7,13 @@ from fractions import Fraction
 
 import pytest
 
-from ignite_trainer.handlers.best import Best, mode_for
+from ignite_trainer.handlers.best import Best, check_monitor, mode_for
 
 NAN, INF = float("nan"), float("inf")
 CONFIGS = [
     {"mode": mode, "min_delta": min_delta, "relative": relative}
     for mode in ("min", "max")
-    for min_delta in (0.0, 0.5)
+    for min_delta in (0.0, 1.0)
     for relative in (False, True)
 ]
 
@@ -52,7 +52,8 @@ def answers_of(values, config, *, resume_at):
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: "-".join(map(str, config.values())))
 def test_best_on_every_sequence_of_six_equals_the_oracle_wherever_it_was_resumed(config, soak):
-    alphabet = (-1, 0, 1, NAN, INF, -INF) if soak else (-1, 0, 1, NAN, INF)
+    # between 0, 1 and -2 a delta of 1 decides otherwise than a relative one
+    alphabet = (-2, 0, 1, NAN, INF, -INF) if soak else (-2, 0, 1, NAN, INF)
     for number, values in enumerate(itertools.product(alphabet, repeat=6)):
         expected = oracle(values, config)
         for resume_at in range(7) if soak else [number % 7]:
@@ -73,6 +74,16 @@ def test_exhausted_when_as_many_as_patience_were_not_better():
         True,
         False,
     ]
+
+
+def test_exhausted_with_a_patience_of_one_at_the_first_that_is_not_better():
+    best = Best("accuracy", patience=1)
+    assert [(best.update(value), best.exhausted)[1] for value in (1, 2, 2)] == [False, False, True]
+
+
+def test_min_delta_is_absolute_unless_said_otherwise():
+    best = Best("accuracy", min_delta=0.5)
+    assert [best.update(value) for value in (0.1, 0.2, 0.7)] == [True, False, True]
 
 
 def test_exhausted_when_all_values_are_nan():
@@ -138,6 +149,13 @@ def test_mode_given_overrules_the_name():
 def test_best_given_a_wrong_option_names_it(options, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         Best("accuracy", **options)
+
+
+def test_check_monitor_refuses_what_no_row_has_and_names_what_they_have():
+    check_monitor("loss", ["loss", "accuracy"])
+    message = "^monitor is a key of a history row, one of loss, accuracy; got 'valid_los'$"
+    with pytest.raises(ValueError, match=message):
+        check_monitor("valid_los", ["loss", "accuracy"])
 
 
 @pytest.mark.parametrize("other", [Best("accuracy"), Best("valid_loss", mode="max")])

@@ -75,6 +75,10 @@ def test_batches_are_the_slices_of_one_permutation(n, batch_size, seed, shuffle)
     assert shuffle or samples == list(range(n))
 
 
+def test_order_unless_said_otherwise_then_goes_straight_through():
+    assert list(BatchOrder(5, 2)) == [[0, 1], [2, 3], [4]]
+
+
 @given(**SIZES, world=st.integers(1, 4), equal_batches=st.booleans())
 def test_drop_last_leaves_out_exactly_the_short_batch(n, batch_size, seed, shuffle, world, equal_batches):
     options = {"seed": seed, "shuffle": shuffle, "equal_batches": equal_batches}
