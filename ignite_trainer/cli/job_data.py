@@ -58,9 +58,9 @@ def load_data(options: Options) -> JobData:
                 raise UserMistake(f"--data is {_FORMS}; got {options.data!r}")
             train, valid, test = _BUILT_IN[kind](options)
         elif kind == "csv":
-            train, valid, test = _csv(Path(place), options)
+            train, valid, test = _csv(Path(place).expanduser(), options)
         elif kind == "folder":
-            train, valid, test = _folder(Path(place), options)
+            train, valid, test = _folder(Path(place).expanduser(), options)  # no shell does it behind a colon
         else:
             train, valid, test = _from_function(options.data)
     return JobData(train, valid, test, _classes(train, valid, options), _input_shape(train, options))
