@@ -12,6 +12,7 @@ import tyro
 from torch import Tensor
 
 from ..callbacks import Callback
+from ..distributed import sum_float64
 from ..export import load_weights
 from .build import build_job, loader_of
 from .mistakes import UserMistake, mistakes
@@ -65,14 +66,14 @@ def evaluate(
     with mistakes():
         load_weights(job.learn.model, weights_file(run))
         results = job.learn.evaluate(loader_of(dataset, job.options))
-    n = int(counts.matrix.sum())
-    say(f"{split}: {n} samples, loss {results['loss']:.4f}, accuracy {results['accuracy']:.2%}", "")
-    say(*_classes(counts.matrix.cpu(), known.classes), "", *_confusion(counts.matrix.cpu(), known.classes))
+    matrix = sum_float64(counts.matrix).cpu()
+    say(f"{split}: {int(matrix.sum())} samples, loss {results['loss']:.4f}, accuracy {results['accuracy']:.2%}", "")
+    say(*_classes(matrix, known.classes), "", *_confusion(matrix, known.classes))
     return 0
 
 
 class ConfusionCounts(Callback):
-    """Counts what is taken for what, on the device.
+    """Counts what is taken for what, on the device; with several ranks what this one has seen.
 
     Args:
         n_classes: of the model.

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from ..callbacks import Callback
-from ..distributed import is_main
+from ..distributed import barrier, is_main
 from ..export import load_weights
 from ..handlers import EMA, Checkpoint, EarlyStopping, NaNGuard, Progress, RunFiles, Schedule, TensorBoard
 from ..handlers.checkpoint import newest_checkpoint
@@ -182,6 +182,7 @@ def _end(job: Job) -> list[str]:
                 f"{name:12}{row['epoch'] + 1:>7}{row['step']:>9}{row['train_loss']:>15.4f}{row['valid_loss']:>9.4f}"
                 f"{row['valid_accuracy']:>10.2%}"
             )
+    barrier()  # until rank 0 has written its files
     if job.data.test is not None and best is not None and weights_file(learn.folder).exists():
         load_weights(learn.model, weights_file(learn.folder))
         test = learn.evaluate(loader_of(job.data.test, job.options))
