@@ -6,13 +6,11 @@ Every private name of Ignite that the package touches stands in this file: ``_fi
 
 from __future__ import annotations
 
-import functools
-import inspect
 import logging
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from ignite.engine import Engine, Events, State
@@ -39,9 +37,24 @@ class _BatchOver(Exception):
     """A handler cancelled in the middle of a step: leave it."""
 
 
-def _unguarded(handler: Any) -> Any:
-    """The user's handler inside a guard, and inside the wrapper of a filter around that (it copies attributes)."""
-    return getattr(handler, "_guards", handler) if inspect.isfunction(handler) else handler
+class _Call(NamedTuple):
+    """A handler as it is called at its event; ``scope`` is the event's, 0 for one that nothing skips."""
+
+    handler: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    scope: int
+    takes_engine: bool
+
+
+def _unfiltered(handler: Any) -> Any:
+    """The user's handler, also inside the wrapper of a filter, which knows of a method only weakly."""
+    return handler.__wrapped__ if hasattr(handler, "_parent") else handler
+
+
+def _name_of(event: Any) -> str:
+    """What Ignite tells events apart by."""
+    return event if isinstance(event, str) else event._name_
 
 
 def _no_errors(record: logging.LogRecord) -> bool:
@@ -62,8 +75,8 @@ class always:  # noqa: N801  reads as a word: add_event_handler(event, always(ha
 class CancellableEngine(Engine):
     """An Ignite ``Engine`` in which callbacks and handlers may cancel the batch, the epoch or the fit.
 
-    It runs a step on each batch of a loader, epoch after epoch. ``add_event_handler`` wraps each handler in a guard,
-    which catches a ``Cancel…Exception`` and keeps the rest of what was cancelled silent. Each epoch ends with its
+    It runs a step on each batch of a loader, epoch after epoch. Where a handler raises a ``Cancel…Exception``, the
+    engine catches it and keeps the rest of what was cancelled silent. Each epoch ends with its
     loader, whatever its length. ``run`` after any ending is as clean as the first.
 
     Args:
@@ -87,6 +100,7 @@ class CancellableEngine(Engine):
 
     def __init__(self, step: Step, loop: Any, *, training: bool):
         super().__init__(self._run_step)
+        self._calls: dict[str, list[_Call]] = defaultdict(list)  # what is called at which event
         self.logger = logging.getLogger("ignite_trainer.engine")
         self.logger.addFilter(_no_errors)  # 0.5.5 logs two ERROR lines for an exception that it then raises
         self.state: Any  # Ignite types state.batch and state.output as int
@@ -100,7 +114,7 @@ class CancellableEngine(Engine):
         self.opener: Callable[[Epochs], Iterator[Any]] | None = None
         self._natives: dict[Any, list[Any]] = defaultdict(list)
         self._callback_events: frozenset[Any] = frozenset()
-        self._dispatchers: dict[Any, tuple[int, Any]] = {}
+        self._dispatchers: dict[Any, tuple[int, _Call]] = {}
         in_batch = dict.fromkeys((event for event in TrainEvents if _SCOPES[event] is Scope.BATCH), "iteration")
         self.register_events(*TrainEvents, event_to_attr={**in_batch, TrainEvents.VALIDATED: "epoch"})
         self.add_event_handler(Events.STARTED, always(self._begin_run))
@@ -155,15 +169,25 @@ class CancellableEngine(Engine):
             raise _BatchOver from self._request
 
     def _fire_event(self, event_name: Any, *event_args: Any, **event_kwargs: Any) -> None:
-        """As Ignite's, without the debug line that 0.5.5 formats at each event: seven Python calls, read by nobody."""
+        """As Ignite's, and each handler may cancel. 0.5.5 formats a debug line and hashes in Python at each event."""
         self.last_event_name = event_name
-        for handler, args, kwargs in self._event_handlers[event_name]:
-            if event_kwargs:
+        name = event_name if isinstance(event_name, str) else event_name._name_
+        for handler, args, kwargs, scope, takes_engine in self._calls[name]:
+            if scope and (self.cancelled >= scope or scope > self.widest):
+                continue
+            if event_args or event_kwargs:
+                args = (*args[:takes_engine], *event_args, *args[takes_engine:])
                 kwargs = {**kwargs, **event_kwargs}
-            if args and isinstance(args[0], weakref.ref):  # the engine itself
-                handler(self, *event_args, *args[1:], **kwargs)
-            else:
-                handler(*event_args, *args, **kwargs)
+            try:
+                handler(*args, **kwargs)
+            except CancelException as request:
+                if not scope:
+                    raise
+                self.cancel(request, scope)
+            except Exception as error:
+                if scope:
+                    self.annotate(error, f"{getattr(handler, '__qualname__', handler)} at {name}")
+                raise
 
     def _run_step(self, engine: Engine, batch: Any) -> Any:
         if self.cancelled:
@@ -208,8 +232,11 @@ class CancellableEngine(Engine):
         if isinstance(event_name, EventsList):
             return super().add_event_handler(event_name, handler, *args, **kwargs)  # comes back here, one by one
         if isinstance(handler, always):
-            return super().add_event_handler(event_name, handler.handler, *args, **kwargs)
-        handle = super().add_event_handler(event_name, self._guard(event_name, handler), *args, **kwargs)
+            handle = super().add_event_handler(event_name, handler.handler, *args, **kwargs)
+            self._add_call(event_name, scope=0)
+            return handle
+        handle = super().add_event_handler(event_name, handler, *args, **kwargs)
+        self._add_call(event_name, self._scope(event_name))
         self._natives[event_name].append(handler)
         self._update_listeners()
         return handle
@@ -221,7 +248,9 @@ class CancellableEngine(Engine):
     def remove_event_handler(self, handler: Any, event_name: Any) -> None:
         """Ignite's ``remove_event_handler``."""
         super().remove_event_handler(handler, event_name)
-        self._natives[event_name] = [native for native in self._natives[event_name] if native != _unguarded(handler)]
+        name = _name_of(event_name)
+        self._calls[name] = [call for call in self._calls[name] if not self._compare_handlers(handler, call.handler)]
+        self._natives[event_name] = [native for native in self._natives[event_name] if native != _unfiltered(handler)]
         self._update_listeners()
 
     def attach_points(self, dispatch: Callable[[str], None]) -> None:
@@ -229,9 +258,9 @@ class CancellableEngine(Engine):
         self._natives.clear()  # what is attached so far is the learner's own
         for name, point in POINTS.items():
             if point.event is not None and (self.training or point.evaluator):
-                super().add_event_handler(point.event, self._guard(point.event, dispatch), name)
-                handlers = self._event_handlers[point.event]
-                self._dispatchers[point.event] = len(handlers) - 1, handlers[-1]
+                super().add_event_handler(point.event, dispatch, name)
+                place = len(self._calls[point.event.name])
+                self._dispatchers[point.event] = place, self._add_call(point.event, self._scope(point.event))
 
     def natives(self, event: Any) -> list[Any]:
         """The handlers that were attached to an event after the points, in their order."""
@@ -243,12 +272,12 @@ class CancellableEngine(Engine):
         self._update_listeners()
         for event in (Events.ITERATION_STARTED, Events.ITERATION_COMPLETED):
             place, dispatcher = self._dispatchers[event]  # what was attached before it stays for ever
-            handlers = self._event_handlers[event]
-            attached = handlers[place : place + 1] == [dispatcher]
+            calls = self._calls[event.name]
+            attached = calls[place : place + 1] == [dispatcher]
             if attached and event not in self._callback_events:
-                del handlers[place]
+                del calls[place]
             elif not attached and event in self._callback_events:
-                handlers.insert(place, dispatcher)
+                calls.insert(place, dispatcher)
 
     def _update_listeners(self) -> None:
         for event in TrainEvents:
@@ -256,27 +285,19 @@ class CancellableEngine(Engine):
 
     @staticmethod
     def _compare_handlers(user_handler: Any, registered_handler: Any) -> bool:
-        return bool(_unguarded(registered_handler) == _unguarded(user_handler))
+        return bool(_unfiltered(registered_handler) == _unfiltered(user_handler))
 
-    def _guard(self, event: Any, handler: Callable[..., Any]) -> Callable[..., Any]:
+    def _scope(self, event: Any) -> Scope:
         scope = _SCOPES.get(event, Scope.FIT)
-        if not self.training:
-            scope = min(scope, Scope.EPOCH)  # a run of the evaluator is one epoch
+        return scope if self.training else min(scope, Scope.EPOCH)  # a run of the evaluator is one epoch
 
-        @functools.wraps(handler)
-        def guarded(*args: Any, **kwargs: Any) -> None:
-            if self.cancelled >= scope or scope > self.widest:
-                return
-            try:
-                handler(*args, **kwargs)
-            except CancelException as request:
-                self.cancel(request, scope)
-            except Exception as error:
-                self.annotate(error, f"{getattr(handler, '__qualname__', handler)} at {event.name}")
-                raise
-
-        guarded._guards = handler  # type: ignore[attr-defined]
-        return guarded
+    def _add_call(self, event: Any, scope: int) -> _Call:
+        """Have called what Ignite has just attached, which it does not call itself."""
+        handler, args, kwargs = self._event_handlers[event][-1]
+        takes_engine = bool(args) and isinstance(args[0], weakref.ref)
+        call = _Call(handler, (self, *args[1:]) if takes_engine else args, kwargs, scope, takes_engine)
+        self._calls[_name_of(event)].append(call)
+        return call
 
     def annotate(self, error: BaseException, who: str, *, ahead: int = 0) -> None:
         """Add one line to an exception: who raised it, in which phase, epoch and batch. The first call counts.
@@ -296,7 +317,7 @@ class CancellableEngine(Engine):
 
     # ---- cancelling ----------------------------------------------------------------------------------------------
 
-    def cancel(self, request: CancelException, scope: Scope) -> None:
+    def cancel(self, request: CancelException, scope: int) -> None:
         """Skip what was asked for by ``request``, raised at an event of ``scope``; re-raise it where none catches."""
         if not scope <= request.scope <= self.widest:
             raise request

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from ignite.exceptions import NotComputableError
@@ -17,6 +18,9 @@ from torch import Tensor
 from .steps import Size, first_dimension
 
 __all__ = ["Accuracy", "BatchMean", "Loss", "UpdatedMetric", "accuracy", "attach_metric", "metrics_from"]
+
+
+_AS_ARRAYS = frozenset((torch.float32, torch.float64))
 
 
 def accuracy(preds: Tensor, y: Tensor) -> Tensor:
@@ -110,7 +114,7 @@ class Loss(Metric):
     def iteration_completed(self, engine: Engine) -> None:
         """Take the loss of the batch that an engine of this package has just done."""
         loop = engine.loop  # type: ignore[attr-defined]
-        self._mean.add(loop.loss, self.size(loop.preds, loop.batch[1]))
+        self._mean.add(loop.loss, self.size(loop.preds, engine.state.batch[1]))  # type: ignore[index]
 
 
 class Accuracy(Metric):
@@ -140,8 +144,7 @@ class Accuracy(Metric):
         preds, y = output
         if y.ndim != preds.ndim - 1 or y.is_floating_point():
             self.check(preds, y)
-        correct = (preds.argmax(dim=1) == y).sum()
-        self._correct = self._correct + (int(correct) if correct.is_cpu else correct)  # the CPU: nothing to wait for
+        self._correct = self._correct + _n_correct(preds, y)
         self._n += y.numel()
 
     @staticmethod
@@ -160,6 +163,14 @@ class Accuracy(Metric):
     def iteration_completed(self, engine: Engine) -> None:
         """Take the output ``(preds, y)`` of an evaluator."""
         self.update(engine.state.output)  # type: ignore[arg-type]
+
+
+def _n_correct(preds: Tensor, y: Tensor) -> int | Tensor:
+    """How many predictions are largest at their label: a number on the CPU, where nothing waits, else a tensor."""
+    if preds.dtype in _AS_ARRAYS and preds.is_cpu and y.is_cpu and preds.ndim == 2:  # 2.5 µs for 32 rows, not 7
+        return int(np.count_nonzero(preds.detach().numpy().argmax(axis=1) == y.numpy()))
+    correct = (preds.argmax(dim=1) == y).sum()
+    return int(correct) if correct.is_cpu else correct
 
 
 class BatchMean(Metric):

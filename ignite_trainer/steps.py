@@ -99,6 +99,7 @@ class TrainStep:
 
     def __init__(self, prepare: Prepare, autocast: Any = None, window: GradientWindow | None = None):
         self.prepare, self.autocast, self.window = prepare, autocast or nullcontext(), window
+        self._casts = autocast is not None
 
     def __call__(self, loop: LoopLike) -> Tensor:
         """Train on ``loop.batch``.
@@ -107,13 +108,13 @@ class TrainStep:
             The batch's loss, detached, a 0-d tensor on its device.
         """
         engine, window = loop.engine, self.window
-        loop.batch = batch = self.prepare(loop.batch)
-        with self.autocast:
-            loop.preds = loop.forward(batch[0])
-            if engine.predicted:
-                engine.announce(_PREDICTED)
-                batch = loop.batch
-            loop.loss = loop.loss_func(loop.preds, batch[1])
+        state = engine.state
+        state.batch = batch = self.prepare(state.batch)
+        if self._casts:
+            with self.autocast:
+                _predict_and_measure(loop, engine, batch)
+        else:
+            _predict_and_measure(loop, engine, batch)
         if engine.loss_computed:
             engine.announce(_LOSS_COMPUTED)
         loss = loop.loss if window is None else window.loss_for_backward(loop)
@@ -141,6 +142,7 @@ class EvalStep:
 
     def __init__(self, prepare: Prepare, autocast: Any = None):
         self.prepare, self.autocast = prepare, autocast or nullcontext()
+        self._casts = autocast is not None
 
     def __call__(self, loop: LoopLike) -> tuple[Any, Any]:
         """Evaluate ``loop.batch``.
@@ -149,16 +151,27 @@ class EvalStep:
             ``(preds, y)``, as Ignite's metrics take it.
         """
         engine = loop.engine
-        loop.batch = batch = self.prepare(loop.batch)
-        with self.autocast:
-            loop.preds = loop.forward(batch[0])
-            if engine.predicted:
-                engine.announce(_PREDICTED)
-                batch = loop.batch
-            loop.loss = loop.loss_func(loop.preds, batch[1])
+        state = engine.state
+        state.batch = batch = self.prepare(state.batch)
+        if self._casts:
+            with self.autocast:
+                y = _predict_and_measure(loop, engine, batch)
+        else:
+            y = _predict_and_measure(loop, engine, batch)
         if engine.loss_computed:
             engine.announce(_LOSS_COMPUTED)
-        return loop.preds, batch[1]
+        return loop.preds, y
+
+
+def _predict_and_measure(loop: LoopLike, engine: Any, batch: tuple[Any, Any]) -> Any:
+    """Leave the predictions for a batch and their loss; the y that it was measured by."""
+    loop.preds = loop.forward(batch[0])
+    if engine.predicted:
+        engine.announce(_PREDICTED)
+        batch = engine.state.batch  # as callbacks left it
+    y = batch[1]
+    loop.loss = loop.loss_func(loop.preds, y)
+    return y
 
 
 def own_step(step: Step, *unused: Any) -> Step:
