@@ -113,3 +113,79 @@ def test_event_inside_the_step_when_nobody_listens_then_is_not_fired():
     assert trainer.predicted
     handle.remove()
     assert not trainer.predicted
+
+
+def bare_trainer():
+    return create_trainer(nn.Linear(1, 1), torch.optim.SGD([torch.zeros(1)], 0.1), nn.MSELoss())
+
+
+BATCHES = [(torch.zeros(1, 1), torch.zeros(1, 1))] * 4
+
+
+def test_handler_when_attached_while_its_event_is_fired_then_is_called_in_the_same_round_as_ignite_does():
+    for engine in (bare_trainer(), engine_of([])):
+        seen = []
+        engine.add_event_handler(
+            Events.EPOCH_COMPLETED,
+            lambda e=engine, s=seen: e.add_event_handler(Events.EPOCH_COMPLETED, s.append, "late"),
+        )
+        engine.run(BATCHES, max_epochs=1)
+        assert seen == ["late"]
+
+
+def test_handlers_when_an_event_brings_arguments_then_get_them_between_engine_and_their_own():
+    def cut(engine):
+        engine.terminate_epoch()
+
+    def with_own(engine, own, iter_counter):
+        own.append((type(engine).__name__, iter_counter))
+
+    def without_engine(iter_counter):
+        seen.append(iter_counter)
+
+    for engine in (bare_trainer(), engine_of([])):
+        seen = []
+        engine.add_event_handler(Events.ITERATION_COMPLETED(once=2), cut)
+        engine.add_event_handler(
+            Events.TERMINATE_SINGLE_EPOCH,
+            with_own,
+            seen,
+        )
+        engine.add_event_handler(Events.TERMINATE_SINGLE_EPOCH, without_engine)
+        engine.run(BATCHES, max_epochs=1)
+        assert seen == [(type(engine).__name__, 2), 2]
+
+
+def test_custom_event_when_it_is_a_string_then_its_handlers_are_called_and_their_error_names_it():
+    trainer = bare_trainer()
+    trainer.register_events("halfway")
+    seen = []
+    trainer.add_event_handler("halfway", seen.append, "there")
+    trainer.fire_event("halfway")
+    assert seen == ["there"]
+
+    def broken():
+        raise KeyError
+
+    trainer.add_event_handler("halfway", broken)
+    with pytest.raises(KeyError) as raised:
+        trainer.fire_event("halfway")
+    assert raised.value.raised_by.endswith("broken at halfway")
+
+
+def test_filtered_method_when_removed_by_its_handle_or_by_itself_then_is_called_no_more():
+    class Counts:
+        n = 0
+
+        def count(self):
+            self.n += 1
+
+    trainer, counts = bare_trainer(), Counts()
+    handle = trainer.add_event_handler(Events.ITERATION_COMPLETED(every=2), counts.count)
+    trainer.run(BATCHES, max_epochs=1)
+    handle.remove()
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(every=2), counts.count)
+    trainer.remove_event_handler(counts.count, Events.ITERATION_COMPLETED)
+    trainer.state.max_epochs = None
+    trainer.run(BATCHES, max_epochs=1)
+    assert counts.n == 2

@@ -117,3 +117,25 @@ def test_documents_when_run_then_every_row_holds(fashion_mnist_root):
     heads = [line for line in done.stdout.splitlines() if not line.startswith(" ")]
     assert [head.split()[0] for head in heads] == [*(f"D{i}" for i in range(1, 13))]
     assert all(head.endswith(": holds") for head in heads)
+
+
+def test_bench_when_it_writes_then_what_stands_around_its_marks_is_kept(tmp_path):
+    page = tmp_path / "page.md"
+    for text in ("first", "second"):
+        program = f"import bench, pathlib; bench.write_between_marks(pathlib.Path({str(page)!r}), {text!r})"
+        done = run_python(program)
+        assert done.returncode == 0, done.stderr
+        page.write_text(f"above {text}\n{page.read_text()}below {text}\n")
+    lines = page.read_text().splitlines()
+    assert lines[:3] == ["above second", "above first", "# Benchmarks"]
+    assert lines[-2:] == ["below first", "below second"]
+    assert lines[4:9] == ["<!-- scripts/bench.py writes from here -->", "", "second", "", "<!-- to here -->"]
+    page.write_text("no marks")
+    done = run_python(f"import bench, pathlib; bench.write_between_marks(pathlib.Path({str(page)!r}), 'third')")
+    assert "has not both: add them" in done.stderr
+    assert page.read_text() == "no marks"
+
+
+def run_python(program):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "scripts")))}
+    return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=100)
