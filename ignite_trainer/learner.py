@@ -119,7 +119,7 @@ class Learner:
         self.optimizer_options = OptimizerOptions(model, optimizer, lr, param_groups)
         self.accumulate, self.precision = accumulate, precision
         self._compiled = torch.compile(model) if compile else None
-        self.forward: Callable[[Any], Any] = self._compiled or model
+        self.forward = self._called
         self._folder, self.folder_given = None if folder is None else Path(folder), folder is not None
         self.metrics = metrics_from(metrics)
 
@@ -266,7 +266,7 @@ class Learner:
         self.engine = self.trainer if self.model.training else self.evaluator
         self.batch = batch
         self._dispatch.gather()
-        self.forward = self._compiled or self.model
+        self.forward = self._called
         self.engine.run_step_alone()
 
     def stop(self, reason: str, *, outcome: Literal["finished", "resumable", "broken"] = "finished") -> None:
@@ -369,6 +369,10 @@ class Learner:
         valid = [] if self.valid_dl is None else ["valid_loss", *(f"valid_{name}" for name in self.metrics)]
         return ["epoch", "step", "train_loss", *valid, "lr", "seconds"]
 
+    @property
+    def _called(self) -> Callable[[Any], Any]:
+        return self.model if self._compiled is None else self._compiled  # the compiled one's truth is its length
+
     def _first_input(self) -> Any:
         loader = self.valid_dl if self.validates else self.train_dl
         with streams_kept(loader):
@@ -400,7 +404,7 @@ class Learner:
 
     def _run(self, engine: CancellableEngine, dl: Any, n_epochs: int, done: tuple[int, int] = (0, 0)) -> None:
         """Run an engine; ``done``: the epochs and iterations that a resumed fit has behind it."""
-        self.forward = self._compiled or self.model
+        self.forward = self._called
         if not self.in_fit:
             self._dispatch.gather()
         before = self.engine, self.dl

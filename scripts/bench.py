@@ -100,6 +100,18 @@ begins.
 """
 
 
+def on_device(device, rounds, root):
+    """Job A where the images lie on a CUDA device."""
+    times = loops.job_a_on(device, rounds, root)
+    name = torch.cuda.get_device_name(device)
+    return f"""## Job A on a device: {name}
+
+The images lie on the device, and so do the batches.
+
+{table(["", *COLUMNS], beside(times, "hand loop, images on the device"))}
+"""
+
+
 def paid_once(rounds):
     """The start, and a save."""
     libraries, package, batch = costs.start_up(rounds)
@@ -181,6 +193,8 @@ run.
         data_and_growth(rounds, root),
         paid_once(max(rounds, 5)),
     ]
+    if torch.cuda.is_available():
+        sections.append(on_device(torch.device("cuda"), rounds, root))
     if peers is not None:
         sections.append(other_frameworks(peers, max(1, rounds // 2), root))
     if soak:

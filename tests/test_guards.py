@@ -252,11 +252,23 @@ except RuntimeError as error:
     )
 
 
-def test_compile_when_a_compiler_works_then_trains_to_nearly_the_same_weights():
+class Flat(nn.Module):
+    """A model without a length, which a Sequential has."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.linear(x)
+
+
+@pytest.mark.parametrize("make_model", [mlp, Flat])
+def test_compile_when_a_compiler_works_then_trains_to_nearly_the_same_weights(make_model):
     models = []
     for compile in (False, True):
         torch.manual_seed(0)
-        learn = learner([], compile=compile)
+        learn = Learner(make_model(), (batches(), None), nn.CrossEntropyLoss(), 0.1, device="cpu", compile=compile)
         learn.fit(1)
         models.append(learn.model.state_dict())
     for key in models[0]:

@@ -18,20 +18,19 @@ class Net(nn.Module):
         return self.fc2(self.relu(self.fc1(x.flatten(1))))
 
 
-def train(train_dl, valid_dl=None, n_epochs=1):
-    """The loop, with validation if there is a loader for it."""
+def train(train_dl, valid_dl=None, device="cpu"):
+    """An epoch of the loop, with validation if there is a loader for it."""
     torch.manual_seed(0)
-    model, loss_func = Net(), nn.CrossEntropyLoss()
+    model, loss_func = Net().to(device), nn.CrossEntropyLoss()
     opt = optim.Adam(model.parameters(), 1e-3)
-    for _ in range(n_epochs):
-        model.train()
-        for xb, yb in train_dl:
-            loss = loss_func(model(xb), yb)
-            loss.backward()
-            opt.step()
-            opt.zero_grad()
-        if valid_dl is not None:
-            evaluate(model, loss_func, valid_dl)
+    model.train()
+    for xb, yb in train_dl:
+        loss = loss_func(model(xb), yb)
+        loss.backward()
+        opt.step()
+        opt.zero_grad()
+    if valid_dl is not None:
+        evaluate(model, loss_func, valid_dl)
 
 
 def evaluate(model, loss_func, valid_dl):
