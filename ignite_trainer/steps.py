@@ -31,6 +31,8 @@ Step = Callable[[Any], Any]
 Size = Callable[[Any, Any], "int | Tensor"]
 Prepare = Callable[[Any], "tuple[Any, Any]"]
 
+_FEW = 64  # so many numbers are looked through faster as a list than as a tensor
+
 _PREDICTED, _LOSS_COMPUTED = TrainEvents.PREDICTED, TrainEvents.LOSS_COMPUTED
 _BACKWARD_COMPLETED, _STEPPED = TrainEvents.BACKWARD_COMPLETED, TrainEvents.STEPPED
 
@@ -268,6 +270,8 @@ def loss_size_of(loss_func: Any) -> Size:
         if y.is_floating_point():  # class probabilities: the loss divides by the number of distributions
             return y.numel() // y.shape[1] if y.ndim > 1 else 1
         if weight is None:
+            if y.is_cpu and y.ndim == 1 and y.numel() <= _FEW:
+                return y.numel() - y.tolist().count(ignore)
             if ignore < 0 and y.is_cpu and y.numel() and y.min().item() >= 0:  # 1 µs; on a device it would wait
                 return y.numel()
             return (y != ignore).sum()

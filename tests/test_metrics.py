@@ -6,8 +6,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from ignite_trainer import Accuracy
+from ignite_trainer.steps import loss_size_of
 
 SCORES = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.1, math.nan, math.inf, -math.inf])
 
@@ -39,3 +41,12 @@ def test_accuracy_when_a_loader_fills_one_buffer_again_and_again_then_has_counte
         preds[:, best] = 1
         metric.update((preds, y))
     assert metric.compute() == 1 / 3
+
+
+@given(st.data(), st.sampled_from([(0,), (1,), (32,), (64,), (65,), (4, 3), ()]), st.sampled_from([-100, 0, 2]))
+def test_weight_of_a_cross_entropy_when_labels_are_ignored_then_is_the_number_of_the_others(data, shape, ignored):
+    n = math.prod(shape)
+    labels = data.draw(st.lists(st.sampled_from([0, 1, 2, ignored]), min_size=n, max_size=n))
+    y = torch.tensor(labels, dtype=torch.int64).reshape(shape)
+    size = loss_size_of(nn.CrossEntropyLoss(ignore_index=ignored))
+    assert int(size(None, y)) == sum(label != ignored for label in labels)
