@@ -196,7 +196,7 @@ run.
     if torch.cuda.is_available():
         sections.append(on_device(torch.device("cuda"), rounds, root))
     if peers is not None:
-        sections.append(other_frameworks(peers, max(1, rounds // 2), root))
+        sections.append(other_frameworks(peers, (rounds + 1) // 2, root))
     if soak:
         sections.append(long_run(soak))
     text = "\n".join(sections)
