@@ -28,7 +28,7 @@ class LRSweep(NamedTuple):
         lrs: the rate of each step, of the first parameter group.
         losses: the loss of each step's batches, before the step.
         smoothed: the losses averaged over neighbouring steps.
-        suggestion: the rate at which the loss fell fastest per decade; None where it did not fall.
+        suggestion: the rate at which the loss fell fastest per decade; None where it fell no further than noise.
         best: the rate with the lowest smoothed loss: from about there on training breaks.
     """
 
@@ -109,7 +109,7 @@ class LRFinder:
         if not smoothed:
             return LRSweep([], [], [], None, math.nan)
         lowest = min(range(len(smoothed)), key=smoothed.__getitem__)
-        suggestion = _steepest(sweep.tried, smoothed, lowest)
+        suggestion = _steepest(sweep.tried, sweep.losses, smoothed)
         return LRSweep(sweep.tried, sweep.losses, smoothed, suggestion, sweep.tried[lowest])
 
 
@@ -169,9 +169,22 @@ def _smoothed(losses: list[float]) -> list[float]:
     return means
 
 
-def _steepest(lrs: list[float], smoothed: list[float], lowest: int) -> float | None:
-    """The rate before the lowest loss at which the smoothed loss falls fastest from step to step."""
-    falls = [smoothed[i - 1] - smoothed[i + 1] for i in range(1, lowest)]
-    if not falls or max(falls) <= 0:
+def _steepest(lrs: list[float], losses: list[float], smoothed: list[float]) -> float | None:
+    """The rate at which the smoothed loss falls fastest from step to step, on its way from the plateau to the lowest.
+
+    None where it falls no further than the noise of the batches might. Measured, as a multiple of the noise: at most
+    2.4 where a hundred losses are noise alone, 7 to 27 on Fashion-MNIST.
+    """
+    lowest = smoothed.index(min(smoothed))
+    before = range(1, lowest)
+    if not before:
         return None
-    return lrs[1 + max(range(len(falls)), key=falls.__getitem__)]
+    first = math.fsum(losses[: min(10, lowest)]) / min(10, lowest)
+    fall = first - smoothed[lowest]
+    pairs = list(zip(losses, smoothed, strict=True))[: lowest + 1]  # behind it the loss explodes
+    noise = math.sqrt(math.fsum((a - b) ** 2 for a, b in pairs) / len(pairs))
+    if fall <= 3 * noise:
+        return None
+    on_plateau = max((i for i in range(lowest) if smoothed[i] > first - 0.1 * fall), default=0)
+    falling = [i for i in before if i > on_plateau] or [lowest - 1]
+    return lrs[max(falling, key=lambda i: smoothed[i - 1] - smoothed[i + 1])]

@@ -268,6 +268,10 @@ def compiled():
     return learner(mlp(), loaders(points), compile=True)
 
 
+def scripted():
+    return learner(torch.jit.script(mlp()), loaders(points))
+
+
 def loss_of_the_model():
     class Whole(nn.Module):
         def __init__(self):
@@ -285,6 +289,7 @@ def loss_of_the_model():
 
 GOOD = (
     compiled,
+    scripted,
     loss_of_the_model,
     classifier,
     pictures_in_memory,

@@ -119,14 +119,28 @@ def test_sweep_when_the_loss_explodes_then_it_ends_before_the_last_rate():
 def test_sweep_when_the_loss_does_not_fall_then_nothing_is_suggested():
     losses = [1.0 + i / 100 for i in range(30)]
     smoothed = _smoothed(losses)
-    assert _steepest([10.0**i for i in range(30)], smoothed, 0) is None
+    assert _steepest([10.0**i for i in range(30)], losses, smoothed) is None
 
 
 def test_suggestion_when_the_curve_is_known_then_it_is_the_steepest_point():
     lrs = [10 ** (-6 + i / 10) for i in range(60)]
     losses = [1 / (1 + math.exp((i - 30) / 3)) for i in range(50)] + [float(i) for i in range(10)]  # steepest at 30
     smoothed = _smoothed(losses)
-    assert _steepest(lrs, smoothed, 45) == lrs[30]
+    assert _steepest(lrs, losses, smoothed) == lrs[30]
+
+
+def test_suggestion_when_the_loss_is_noise_then_there_is_none_and_with_noise_it_is_on_the_slope():
+    generator = torch.Generator().manual_seed(0)
+    lrs = [10 ** (-7 + i / 10) for i in range(80)]
+    for _ in range(200):
+        noise = torch.randn(80, generator=generator)
+        losses = (2 + 0.1 * noise).tolist()
+        found = _steepest(lrs, losses, _smoothed(losses))
+        slope = torch.sigmoid((torch.arange(80) - 60) / 3.0)
+        falls = (2 - slope + 0.1 * noise).tolist()
+        suggestion = _steepest(lrs, falls, _smoothed(falls))
+        assert found is None
+        assert lrs[52] < suggestion < lrs[68]
 
 
 def test_suggestion_on_fashion_mnist_then_it_is_near_the_rates_that_people_use(fashion_mnist_root):

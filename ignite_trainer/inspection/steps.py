@@ -65,6 +65,8 @@ class Steps(Callback):
         self._learn, model = learn, learn.model
         with self._hooks:
             for name, module in model.named_modules():
+                if isinstance(module, torch.jit.ScriptModule):  # it takes no hooks
+                    continue
                 hook = module.register_forward_pre_hook(lambda *_, name=name: self._see_mode(name, *_))
                 self._hooks.callback(hook.remove)
                 if _trainable_beside_norms(module):
@@ -75,8 +77,9 @@ class Steps(Callback):
                         self._trainable.append(name)
                         hook = parameter.register_hook(lambda grad, name=name: self._reached.add(name))
                         stack.callback(hook.remove)
-                hook = model.register_forward_hook(lambda module, args, output: self._see_scores(output))
-                stack.callback(hook.remove)
+                if not isinstance(model, torch.jit.ScriptModule):
+                    hook = model.register_forward_hook(lambda module, args, output: self._see_scores(output))
+                    stack.callback(hook.remove)
                 yield
 
     # ---- as a callback -------------------------------------------------------------------------------------------
