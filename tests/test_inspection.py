@@ -251,6 +251,20 @@ def test_a_model_left_in_eval_mode_then_found(model, cbs, names):
     )
 
 
+def test_a_teacher_that_runs_in_eval_mode_without_gradients_then_it_is_not_left_in_eval_mode():
+    class Taught(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.teacher = mlp(), mlp()
+
+        def forward(self, x):
+            with torch.no_grad():
+                target = self.teacher.eval()(x)
+            return self.net(x) + 0.1 * target
+
+    assert "4 more" not in only(facts(learner(Taught(), loaders(points))), "no gradient")
+
+
 # ---- hints -------------------------------------------------------------------------------------------------------
 
 
