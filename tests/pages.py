@@ -42,15 +42,19 @@ def blocks_of(page):
 
 
 def programs_of(page):
-    """The programs of a page: lists of blocks. A bash block without a command of the package ends the one before."""
+    """The programs of a page: lists of blocks.
+
+    A bash block ends the one before if it has no command of the package, or if that is no file to run commands on.
+    """
     programs, is_open = [], False
     for block in blocks_of(page):
         begins = block.language == "python" and (re.match(r"(import|from) ", block.text) or block.file)
         if begins and not (is_open and programs[-1][-1].file):
             programs.append([])
             is_open = True
-        if block.language == "bash" and not re.search("^ignite-trainer ", block.text, re.MULTILINE):
-            is_open = False
+        if block.language == "bash" and is_open:
+            has_commands = re.search("^ignite-trainer ", block.text, re.MULTILINE)
+            is_open = bool(has_commands) and any(other.file for other in programs[-1])
         if is_open:
             programs[-1].append(block)
     return programs
