@@ -101,7 +101,6 @@ class TrainStep:
 
     def __init__(self, prepare: Prepare, autocast: Any = None, window: GradientWindow | None = None):
         self.prepare, self.autocast, self.window = prepare, autocast or nullcontext(), window
-        self._casts = autocast is not None
 
     def __call__(self, loop: LoopLike) -> Tensor:
         """Train on ``loop.batch``.
@@ -109,14 +108,14 @@ class TrainStep:
         Returns:
             The batch's loss, detached, a 0-d tensor on its device.
         """
-        engine, window = loop.engine, self.window
-        state = engine.state
+        engine, state, window = loop.engine, loop.engine.state, self.window
         state.batch = batch = self.prepare(state.batch)
-        if self._casts:
-            with self.autocast:
-                _predict_and_measure(loop, engine, batch)
-        else:
-            _predict_and_measure(loop, engine, batch)
+        with self.autocast:
+            loop.preds = loop.forward(batch[0])
+            if engine.predicted:
+                engine.announce(_PREDICTED)
+                batch = state.batch
+            loop.loss = loop.loss_func(loop.preds, batch[1])
         if engine.loss_computed:
             engine.announce(_LOSS_COMPUTED)
         loss = loop.loss if window is None else window.loss_for_backward(loop)
@@ -144,7 +143,6 @@ class EvalStep:
 
     def __init__(self, prepare: Prepare, autocast: Any = None):
         self.prepare, self.autocast = prepare, autocast or nullcontext()
-        self._casts = autocast is not None
 
     def __call__(self, loop: LoopLike) -> tuple[Any, Any]:
         """Evaluate ``loop.batch``.
@@ -152,28 +150,17 @@ class EvalStep:
         Returns:
             ``(preds, y)``, as Ignite's metrics take it.
         """
-        engine = loop.engine
-        state = engine.state
+        engine, state = loop.engine, loop.engine.state
         state.batch = batch = self.prepare(state.batch)
-        if self._casts:
-            with self.autocast:
-                y = _predict_and_measure(loop, engine, batch)
-        else:
-            y = _predict_and_measure(loop, engine, batch)
+        with self.autocast:
+            loop.preds = loop.forward(batch[0])
+            if engine.predicted:
+                engine.announce(_PREDICTED)
+                batch = state.batch
+            loop.loss = loop.loss_func(loop.preds, batch[1])
         if engine.loss_computed:
             engine.announce(_LOSS_COMPUTED)
-        return loop.preds, y
-
-
-def _predict_and_measure(loop: LoopLike, engine: Any, batch: tuple[Any, Any]) -> Any:
-    """Leave the predictions for a batch and their loss; the y that it was measured by."""
-    loop.preds = loop.forward(batch[0])
-    if engine.predicted:
-        engine.announce(_PREDICTED)
-        batch = engine.state.batch  # as callbacks left it
-    y = batch[1]
-    loop.loss = loop.loss_func(loop.preds, y)
-    return y
+        return loop.preds, batch[1]
 
 
 def own_step(step: Step, *unused: Any) -> Step:
