@@ -95,11 +95,16 @@ class Dispatcher:
 
     def __call__(self, point: str) -> None:
         """Call them at a point; an exception gets a note of who raised it."""
+        request: CancelException | None = None
         for cb, method in self.methods[point]:
             try:
                 method(self.learn)
-            except CancelException:
-                raise
+            except CancelException as cancel:
+                if self.learn.ranks is None or point != "after_step":
+                    raise
+                request = cancel  # the weights have moved on all ranks, and with them schedules and averages have to
             except Exception as error:
                 self.learn.engine.annotate(error, f"{type(cb).__name__}.{point}")
                 raise
+        if request is not None:
+            raise request

@@ -3,11 +3,28 @@
 import atexit
 import gc
 import os
+import re
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import ignite.distributed as idist
 import torch
 import torch.distributed as dist
+
+from .rendezvous import meet
+
+_LOST = re.compile(
+    "connection|connect|closed|reset by peer|broken pipe|socket|timed out|timeout|aborted", re.IGNORECASE
+)
+
+_host_group: Any = None  # where numbers on the CPU are told; None: the group itself can
+_peers_lost = False
+
+
+class PeerLost(SystemExit):
+    """Another rank is gone: this one ends with code 1 and one line, so that the other's traceback stays in sight."""
 
 
 def rank() -> int:
@@ -60,12 +77,13 @@ def initialize(device: torch.device | str | None = None) -> bool:
         if torch.device(device or kind).type == "cuda":
             own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(own)
-            dist.init_process_group("nccl", device_id=own)
+            dist.init_process_group("nccl", device_id=own, **meet())
         else:
-            dist.init_process_group("gloo")
+            dist.init_process_group("gloo", **meet())
         atexit.register(_finalize_at_exit)
     if _has_group():
         idist.get_world_size()  # Ignite's collective, here where every rank is
+        _make_host_group()
     return made
 
 
@@ -74,7 +92,9 @@ def finalize() -> None:
 
     >>> finalize()
     """
+    global _host_group
     if _has_group():
+        _host_group = None
         # two gloo ranks with a DistributedDataParallel model still alive aborted in 4 exits of 16
         gc.collect()
         dist.destroy_process_group()
@@ -87,7 +107,10 @@ def sum_float64(tensor: torch.Tensor) -> torch.Tensor:
     The tensor itself if there is one process; else a new one, detached, in the wide type.
 
     Args:
-        tensor: of one shape on all ranks, on the device the group computes on (nccl: cuda).
+        tensor: of one shape on all ranks; on the CPU nothing waits for another device.
+
+    Raises:
+        PeerLost: another rank is gone, here and in all that follow.
 
     >>> sum_float64(torch.tensor([1.5, 2.5], dtype=torch.float64))
     tensor([1.5000, 2.5000], dtype=torch.float64)
@@ -96,21 +119,73 @@ def sum_float64(tensor: torch.Tensor) -> torch.Tensor:
         return tensor
     wide = torch.float64 if tensor.is_floating_point() else torch.int64
     total = tensor.detach().to(wide, copy=True)
-    dist.all_reduce(total)
+    sum_in_place(total)
     return total
 
 
+def sum_in_place(tensor: torch.Tensor) -> None:
+    """Makes a tensor the sum of all ranks' tensors, the same bits on every rank.
+
+    >>> sum_in_place(torch.ones(2))
+    """
+    if world_size() > 1:
+        with _together():
+            dist.all_reduce(tensor, group=_host_group if tensor.is_cpu else None)
+
+
 def any_rank(flag: bool) -> bool:
-    """Whether the flag is set on any rank: one reduction, after which all ranks decide alike. Waits for the device.
+    """Whether the flag is set on any rank: one reduction, after which all ranks decide alike.
 
     >>> any_rank(True)
     True
     """
+    return bool(sum_float64(torch.tensor(int(flag))).item())
+
+
+def all_objects(mine: Any) -> list[Any]:
+    """What every rank gives, in the order of the ranks, on all of them; plain data and tensors.
+
+    >>> all_objects("a")
+    ['a']
+    """
+    everybodys = [mine] * world_size()
+    if world_size() > 1:
+        with _together():
+            dist.all_gather_object(everybodys, mine, group=_host_group)
+    return everybodys
+
+
+def of_main(mine: Any) -> Any:
+    """What rank 0 gives, on all ranks.
+
+    >>> of_main("a")
+    'a'
+    """
+    given = [mine]
+    if world_size() > 1:
+        with _together():
+            dist.broadcast_object_list(given, src=0, group=_host_group)
+    return given[0]
+
+
+def share_tensors(tensors: Iterable[torch.Tensor], source: int = 0) -> None:
+    """Fills tensors, in place, with those of one rank; all of a type and a device travel together.
+
+    Args:
+        tensors: of the same types, shapes and devices on all ranks.
+        source: the rank whose they are.
+    """
     if world_size() == 1:
-        return flag
-    votes = torch.tensor(int(flag), device="cuda" if dist.get_backend() == "nccl" else "cpu")
-    dist.all_reduce(votes, dist.ReduceOp.MAX)
-    return bool(votes.item())
+        return
+    alike: dict[Any, list[torch.Tensor]] = {}
+    for tensor in tensors:
+        alike.setdefault((tensor.dtype, tensor.device), []).append(tensor.detach())
+    for group in alike.values():
+        flat = torch.cat([tensor.reshape(-1) for tensor in group])
+        with _together():
+            dist.broadcast(flat, source, group=_host_group if flat.is_cpu else None)
+        for tensor, part in zip(group, torch.split(flat, [tensor.numel() for tensor in group]), strict=True):
+            tensor.copy_(part.view(tensor.shape))
 
 
 def barrier() -> None:
@@ -119,13 +194,37 @@ def barrier() -> None:
     >>> barrier()
     """
     if _has_group():
-        dist.barrier()
+        with _together():
+            dist.barrier(group=_host_group)
 
 
 def _has_group() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
+def _make_host_group() -> None:
+    """An nccl group cannot carry numbers on the CPU, and to read one from the device would wait for it."""
+    global _host_group
+    if _host_group is None and "cpu:" not in dist.get_backend_config():
+        _host_group = dist.new_group(backend="gloo")
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """In here all ranks meet; one that finds another gone says so in one line."""
+    global _peers_lost
+    try:
+        yield
+    except RuntimeError as error:
+        _peers_lost = True
+        first_line = re.sub(r"^\[\S*\] ", "", str(error).strip().partition("\n")[0]).partition(". ")[0]  # no C++ place
+        if not _LOST.search(first_line):
+            raise
+        raise PeerLost(
+            f"rank {rank()} ends, as another rank is gone; that one's error tells why ({first_line})"
+        ) from error
+
+
 def _finalize_at_exit() -> None:
-    if not hasattr(sys, "last_value"):  # Python sets it when an exception ends the process
+    if not _peers_lost and not hasattr(sys, "last_value"):  # Python sets it when an exception ends the process
         finalize()

@@ -83,6 +83,7 @@ class CancellableEngine(Engine):
         step: called with ``loop`` for each batch; what it returns is ``state.output``.
         loop: what the step works on: the learner, or a ``Loop``; gets ``engine`` and ``batch``.
         training: a trainer (with gradients), or an evaluator, whose run is one epoch without gradients.
+        ranks: a ``Ranks`` where the run has several processes.
 
     Attributes:
         predicted, loss_computed, backward_completed, stepped, validated: whether anyone listens to that event.
@@ -91,6 +92,8 @@ class CancellableEngine(Engine):
         widest: the widest scope that is running here; a cancel of a wider one escapes.
         before_loader: called with the loader just before an epoch's iterator is made; None: nothing is.
         partners: the engines that a cancelled fit ends.
+        ranks: the other processes of the run, with which every ending is agreed on; None: there are none.
+        wish: on several ranks, the scope that was cancelled here and that the others do not know of yet.
 
     Source: fastai's cancel exceptions, on Ignite's events.
     """
@@ -98,13 +101,13 @@ class CancellableEngine(Engine):
     interrupt_resume_enabled = False  # 0.5.5: a run after one that raised would return None, untrained
     predicted = loss_computed = backward_completed = stepped = validated = False
 
-    def __init__(self, step: Step, loop: Any, *, training: bool):
-        super().__init__(self._run_step)
+    def __init__(self, step: Step, loop: Any, *, training: bool, ranks: Any = None):
+        super().__init__(self._run_step if ranks is None or not training else self._run_step_of_ranks)
         self._calls: dict[str, list[_Call]] = defaultdict(list)  # what is called at which event
         self.logger = logging.getLogger("ignite_trainer.engine")
         self.logger.addFilter(_no_errors)  # 0.5.5 logs two ERROR lines for an exception that it then raises
         self.state: Any  # Ignite types state.batch and state.output as int
-        self.step, self.loop, self.training = step, loop, training
+        self.step, self.loop, self.training, self.ranks, self.wish = step, loop, training, ranks, 0
         self.phase = "training" if training else "validation"
         self.place, self.cancelled, self.widest = -1, 0, Scope.FIT
         self.partners: tuple[CancellableEngine, ...] = (self,)
@@ -149,7 +152,8 @@ class CancellableEngine(Engine):
         """
         if self._epochs is not None:
             raise RuntimeError(f"an engine runs once at a time; this {self.phase} engine is in the middle of a run")
-        check_loader(data, max_epochs or 1, self.phase)
+        if self.ranks is None:  # else it is looked at before it is shared out: a share may be empty
+            check_loader(data, max_epochs or 1, self.phase)
         self._epochs = Epochs(self, data, whole=epoch_length is None and max_iters is None)
         if self._epochs.whole:
             self.state.epoch_length = None
@@ -188,6 +192,16 @@ class CancellableEngine(Engine):
                 if scope:
                     self.annotate(error, f"{getattr(handler, '__qualname__', handler)} at {name}")
                 raise
+        if self.ranks is not None:
+            self.ranks.after(self, event_name)
+
+    def _run_step_of_ranks(self, engine: Engine, batch: Any) -> Any:
+        """Every rank comes to the boundary of every batch, also where the batch was cancelled on it."""
+        window: Any = self.step.window  # type: ignore[attr-defined]
+        window.passed = False
+        output = self._run_step(engine, batch)
+        window.pass_over(self.loop)
+        return output
 
     def _run_step(self, engine: Engine, batch: Any) -> Any:
         if self.cancelled:
@@ -211,11 +225,16 @@ class CancellableEngine(Engine):
     def run_step_alone(self) -> Any:
         """The step on ``loop.batch`` outside a run; whatever is cancelled escapes to the caller."""
         widest, self.widest, self.cancelled = self.widest, Scope.BATCH, 0
+        window = getattr(self.step, "window", None) if self.ranks is not None else None
+        if window is not None:
+            window.passed = False
         try:
             with torch.set_grad_enabled(self.training):
                 return self.step(self.loop)
-        except _BatchOver as over:
-            raise (over.__cause__ or CancelBatchException()) from None
+        except (_BatchOver, CancelException) as over:
+            if window is not None:
+                window.pass_over(self.loop)
+            raise (over.__cause__ or CancelBatchException() if isinstance(over, _BatchOver) else over) from None
         finally:
             self.widest, self.cancelled = widest, 0
 
@@ -322,22 +341,49 @@ class CancellableEngine(Engine):
         if not scope <= request.scope <= self.widest:
             raise request
         self.cancelled, self._request = request.scope, request
-        if request.scope is Scope.FIT:
+        if self.ranks is not None and self.running and request.scope > Scope.BATCH:
+            self.wish = max(self.wish, request.scope)  # silent from here on; it ends once the other ranks know
+            return
+        self.leave(request.scope)
+
+    def leave(self, scope: Scope) -> None:
+        """Have Ignite leave what was cancelled."""
+        if scope is Scope.FIT:
             for engine in self.partners:
                 engine.cancelled = Scope.FIT
-                engine.terminate(skip_completed=True)
-        elif request.scope is Scope.EPOCH and (self.place >= 0 or not self.training):
+                engine.end_run(skip_completed=True)
+        elif scope is Scope.EPOCH and (self.place >= 0 or not self.training):
             self.end_epoch()
 
     def end_epoch(self) -> None:
         """Have Ignite leave this epoch. 0.5.5 refuses that at EPOCH_STARTED: there it waits for the first batch."""
+        if self.wish:
+            return
         if self.training:
-            self.terminate_epoch(skip_epoch_completed=True)
+            super().terminate_epoch(skip_epoch_completed=True)
         else:
-            self.terminate(skip_completed=True)
+            self.end_run(skip_completed=True)
+
+    def end_run(self, skip_completed: bool = False) -> None:
+        """Have Ignite leave this run, on this rank."""
+        super().terminate(skip_completed)
+
+    def terminate(self, skip_completed: bool = False) -> None:
+        """Ignite's ``terminate``; on several ranks all of them end, as soon as they have told each other."""
+        if self.ranks is not None and self.running and self.training:
+            self.ranks.ask_to_stop(skip_completed)
+        else:
+            self.end_run(skip_completed)
+
+    def terminate_epoch(self, skip_epoch_completed: bool = False) -> None:
+        """Ignite's ``terminate_epoch``; on several ranks the epoch is cancelled on all of them after this batch."""
+        if self.ranks is not None and self.running:
+            self.wish = max(self.wish, Scope.EPOCH)
+        else:
+            super().terminate_epoch(skip_epoch_completed)
 
     def _begin_run(self) -> None:
-        self.cancelled, self.place = 0, -1
+        self.cancelled, self.place, self.wish = 0, -1, 0
 
     def _begin_epoch(self) -> None:
         self.cancelled, self.place = 0, -1

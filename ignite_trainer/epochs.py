@@ -30,7 +30,10 @@ class Epochs:
         self.batches: Iterator[Any] | None = None
 
     def __len__(self) -> int:
-        return loader_length(self.loader)
+        length = loader_length(self.loader)
+        if not length and self.engine.ranks is not None:
+            raise TypeError("Ignite refuses a loader of length 0, which a rank may have in evaluation; not one without")
+        return length
 
     def __iter__(self) -> Iterator[Any]:
         engine = self.engine
@@ -42,6 +45,8 @@ class Epochs:
                     engine.place += 1
                     engine.cancelled = 0  # a batch that was cancelled is over now
                     yield batch
+                    if engine.wish:  # an evaluator's; a trainer's ranks have agreed by now
+                        break
         except CancelException as request:  # raised by the loader itself
             engine.cancel(request, Scope.EPOCH)
         except Exception as error:
@@ -73,7 +78,7 @@ class Epochs:
                 )
             self.batches = None
         engine.state.epoch_length = engine.place + 1
-        if engine.place < 0:
+        if engine.place < 0 and engine.ranks is None:
             raise ValueError(f"a loader gives at least one batch an epoch; the {engine.phase} loader gave none")
 
 

@@ -30,6 +30,7 @@ class GradientWindow:
 
     def __init__(self, n_batches: int, size: Any, clip_norm: float | None, scaler: Any):
         self.n_batches, self.size, self.clip_norm, self.scaler = n_batches, size, clip_norm, scaler
+        self.weighs = n_batches > 1  # by their n, the batches of a window
         self.reset()
 
     def reset(self) -> None:
@@ -41,7 +42,7 @@ class GradientWindow:
     def loss_for_backward(self, loop: Any) -> Tensor:
         """The loss whose gradients are to be added: times n where there are several batches, and scaled."""
         loss: Tensor = loop.loss
-        if self.n_batches > 1:
+        if self.weighs:
             self._drop_uncounted(loop)
             self._n_next = self.size(loop.preds, loop.batch[1])
             loss = loss * self._n_next
@@ -68,7 +69,7 @@ class GradientWindow:
         optimizer, parameters = loop.opt, [p for p in loop.model.parameters() if p.grad is not None]
         if self.scaler is not None:
             self.scaler.unscale_(optimizer)
-        if self.n_batches > 1:
+        if self.weighs:
             for parameter in parameters:
                 parameter.grad.div_(self.n)
         if self.clip_norm is not None:
@@ -89,7 +90,8 @@ class GradientWindow:
         """Take out what a batch that was cancelled after its backward has left; remember the rest for the next."""
         parameters = list(loop.model.parameters())
         if self.done == 0:
-            loop.opt.zero_grad()
+            if any(parameter.grad is not None for parameter in parameters):  # some write p.grad.zero_()
+                loop.opt.zero_grad()
         elif self._kept is not None:
             for parameter, grad in zip(parameters, self._kept, strict=True):
                 parameter.grad = grad

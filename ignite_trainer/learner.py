@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -17,15 +17,18 @@ from torch import Tensor, nn, optim
 
 from .callbacks import Dispatcher, in_order, run_cbs
 from .checks import FirstBatchChecks
+from .data import OrderedLoader
 from .devices import pick_device
+from .distributed import initialize, is_main, world_size
 from .engines import CancellableEngine, always
 from .epochs import check_loader, is_function, pair_of_loaders
 from .events import Scope, TrainEvents
 from .export import export_model, load_weights, save_weights
 from .gradients import check_gradient_options, window_for
-from .metrics import Accuracy, Loss, attach_metric, metrics_from
+from .metrics import Accuracy, Loss, attach_metrics, metrics_from
 from .models import modes_kept
 from .optim import OptimizerOptions
+from .ranks import Ranks
 from .resume import Resumption, streams_kept
 from .steps import EvalStep, Size, Step, TrainStep, autocast_for, loss_size_of, on_device, own_step, preparation
 from .summary import summarize
@@ -72,6 +75,7 @@ class Learner:
         opt, dl, epochs, n_epochs: optimizer, loader, range of epochs and number of epochs of this fit.
         engine: the engine that is running, or ran last.
         validating: whether a fit's own validation is running.
+        ranks: the other processes of the run, under torchrun; None: there are none.
         stop_reason: why the last fit ended before its time, in one line; empty if it did not.
         results: the last validation's means.
         history: a dict for each epoch of this fit: epoch, step, train_loss, valid_loss, valid_<metric>, lr, seconds.
@@ -112,6 +116,8 @@ class Learner:
         folder: str | Path | None = None,
     ):
         check_gradient_options(accumulate, clip_norm)
+        initialize(device)
+        self.ranks = Ranks(self) if world_size() > 1 else None
         self.device = pick_device(device)
         self.model = model.to(self.device)
         self.dls, (self.train_dl, self.valid_dl) = dls, pair_of_loaders(dls)
@@ -141,9 +147,11 @@ class Learner:
         prepare, autocast = preparation(self.device, prepare_batch), autocast_for(precision, self.device)
         window = window_for(self.device, size, precision=precision, accumulate=accumulate, clip_norm=clip_norm)
         train_step = TrainStep(prepare, autocast, window) if step is None else own_step(step, autocast, window)
-        self.trainer = CancellableEngine(train_step, self, training=True)
+        if self.ranks is not None:
+            train_step = self.ranks.prepare(train_step, size)
+        self.trainer = CancellableEngine(train_step, self, training=True, ranks=self.ranks)
         self._eval_step = EvalStep(prepare, autocast)
-        self.evaluator = CancellableEngine(self._eval_step, self, training=False)
+        self.evaluator = CancellableEngine(self._eval_step, self, training=False, ranks=self.ranks)
         self.trainer.partners = self.evaluator.partners = (self.trainer, self.evaluator)
         self.engine = self.trainer
         self._attach_handlers(size)
@@ -162,9 +170,11 @@ class Learner:
             engine.add_event_handler(Events.EPOCH_STARTED, always(self._begin_epoch))
             engine.add_event_handler(TrainEvents.PREDICTED, always(self._first_batches.check_predictions))
             engine.add_event_handler(TrainEvents.LOSS_COMPUTED, always(self._first_batches.check_loss))
-            attach_metric(engine, "loss", self.train_loss if engine is trainer else Loss(size))
-        for name, metric in self.metrics.items():
-            attach_metric(evaluator, name, metric)
+        if self.ranks is not None:
+            evaluator.add_event_handler(Events.EPOCH_COMPLETED, always(self.ranks.end_evaluation))
+        several_ranks = self.ranks is not None
+        attach_metrics(trainer, {"loss": self.train_loss}, several_ranks=several_ranks)
+        attach_metrics(evaluator, {"loss": Loss(size), **self.metrics}, several_ranks=several_ranks)
         trainer.attach_points(self._dispatch)
         trainer.add_event_handler(Events.STARTED, always(self._resumption.put_back))
         evaluator.attach_points(self._dispatch)
@@ -205,8 +215,10 @@ class Learner:
         if any(parameter.grad is not None for parameter in self.model.parameters()):
             self.opt.zero_grad()  # some write p.grad.zero_(), which needs a gradient
         self._first_batches.expect(self.trainer, self.evaluator)
+        if self.ranks is not None:
+            self.ranks.begin_fit()
         done = self._resumption.prepare(resume, n_epochs)
-        with self._fitting():
+        with self._share_of(self.train_dl, training=True), self._fitting():
             self._run(self.trainer, self.train_dl, n_epochs, done)
         return dict(self.results)
 
@@ -226,6 +238,7 @@ class Learner:
         if dl is None:
             raise ValueError("evaluate needs a loader; this Learner has no validation loader: give one")
         self._first_batches.expect(self.evaluator)
+        self._share_model()
         with modes_kept(self.model):
             return self.run_evaluator(dl)
 
@@ -236,12 +249,16 @@ class Learner:
             dl: batches ``(x, y)``, of which y is not used, or of x alone.
         """
         outputs, step = [], self._eval_step
-        with modes_kept(self.model), torch.no_grad():
+        self._share_model()
+        first = dl.order.batch if isinstance(dl, OrderedLoader) else 0
+        with self._share_of(dl, training=False), modes_kept(self.model), torch.no_grad():
             self.model.eval()
             for batch in dl:
                 x = on_device(batch, self.device) if isinstance(batch, Tensor) else step.prepare(batch)[0]
                 with step.autocast:
                     outputs.append(self.forward(x).cpu())
+        if self.ranks is not None:
+            return self.ranks.in_order(outputs, dl, first)
         if not outputs:
             raise ValueError("a loader gives at least one batch; the one given to predict gave none")
         return torch.cat(outputs)
@@ -254,7 +271,8 @@ class Learner:
         if self.opt is None:
             self.opt = self.optimizer_options.make(self.opt_func)
         if train:
-            self._run(self.trainer, self.train_dl, 1)
+            with self._share_of(self.train_dl, training=True):
+                self._run(self.trainer, self.train_dl, 1)
         else:
             self.run_evaluator(self.valid_dl)
 
@@ -336,6 +354,10 @@ class Learner:
             self._folder = Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
         return self._folder
 
+    def use_folder(self, folder: Path) -> None:
+        """Have handlers write there from now on."""
+        self._folder = folder
+
     @property
     def validates(self) -> bool:
         """Whether there is a validation loader."""
@@ -377,6 +399,13 @@ class Learner:
         loader = self.valid_dl if self.validates else self.train_dl
         with streams_kept(loader):
             return self._eval_step.prepare(next(iter(loader() if is_function(loader) else loader)))[0]
+
+    def _share_of(self, dl: Any, *, training: bool) -> AbstractContextManager[None]:
+        return nullcontext() if self.ranks is None else self.ranks.share_of(dl, training=training)
+
+    def _share_model(self) -> None:
+        if self.ranks is not None and not self.in_fit:
+            self.ranks.share_model()
 
     # ---- how it runs ---------------------------------------------------------------------------------------------
 
@@ -435,10 +464,13 @@ class Learner:
             self.epoch = engine.state.epoch - 1
             self.in_training_epoch = True
             self.epoch_began = time.perf_counter()
+            if self.ranks is not None:
+                self.ranks.begin_epoch()
 
     def run_evaluator(self, dl: Any) -> dict[str, float]:
         """Loss and metrics by name; NaN if the epoch was cancelled."""
-        self._run(self.evaluator, dl, 1)
+        with self._share_of(dl, training=False):
+            self._run(self.evaluator, dl, 1)
         if self.evaluator.cancelled >= Scope.EPOCH:
             self.evaluator.state.metrics = dict.fromkeys(["loss", *self.metrics], math.nan)
         return {name: self.evaluator.state.metrics[name] for name in ["loss", *self.metrics]}
@@ -502,4 +534,5 @@ class _Line:
 
     def after_validate(self, learn: Learner) -> None:
         row = learn.history[-1]
-        print(f"{learn.epoch} loss = {row['valid_loss']}, accuracy = {row['valid_accuracy']}")
+        if is_main():
+            print(f"{learn.epoch} loss = {row['valid_loss']}, accuracy = {row['valid_accuracy']}")

@@ -12,12 +12,24 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from ignite.exceptions import NotComputableError
-from ignite.metrics import Metric
+from ignite.metrics import EpochMetric, MeanAveragePrecision, Metric, ObjectDetectionAvgPrecisionRecall, RunningAverage
+from ignite.metrics.regression.geometric_mean_relative_absolute_error import GeometricMeanRelativeAbsoluteError
 from torch import Tensor
 
+from .distributed import sum_float64
 from .steps import Size, first_dimension
 
-__all__ = ["Accuracy", "BatchMean", "Loss", "UpdatedMetric", "accuracy", "attach_metric", "metrics_from"]
+__all__ = [
+    "Accuracy",
+    "BatchMean",
+    "Loss",
+    "UpdatedMetric",
+    "accuracy",
+    "attach_metrics",
+    "check_for_ranks",
+    "is_foreign",
+    "metrics_from",
+]
 
 
 _AS_ARRAYS = frozenset((torch.float32, torch.float64))
@@ -36,6 +48,15 @@ def accuracy(preds: Tensor, y: Tensor) -> Tensor:
     tensor(0.5000)
     """
     return (preds.argmax(dim=1) == y).float().mean()
+
+
+_GATHERING = (
+    EpochMetric,
+    GeometricMeanRelativeAbsoluteError,
+    MeanAveragePrecision,
+    ObjectDetectionAvgPrecisionRecall,
+    RunningAverage,
+)
 
 
 class _Mean:
@@ -61,17 +82,33 @@ class _Mean:
         """Go on from a ``state``."""
         self.total, self.n = (part.to(device) if isinstance(part, Tensor) else part for part in state)
 
-    def mean(self) -> float:
-        """The mean so far, NaN where nothing was added; waits for the device."""
+    def sums(self) -> tuple[float, float]:
+        """Σ value·n and Σ n as numbers; waits for the device."""
         if isinstance(self.total, Tensor):
             n = torch.as_tensor(self.n, dtype=torch.float64, device=self.total.device)
             total, count = torch.stack((self.total, n)).tolist()
-        else:
-            total, count = self.total, self.n
-        return total / count if count else math.nan
+            return total, count
+        return self.total, float(self.n)
 
 
-class Loss(Metric):
+class _Share(Metric):
+    """A metric that is one sum divided by another, over all ranks once ``share_sums`` has added them up."""
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self.of_all_ranks: tuple[float, float] | None = None
+
+    def sums(self) -> tuple[float, float]:
+        """What this rank has added up."""
+        raise NotImplementedError
+
+    def compute(self) -> float:
+        """The mean so far, NaN where nothing was added; waits for the device."""
+        total, n = self.of_all_ranks or self.sums()
+        return total / n if n else math.nan
+
+
+class Loss(_Share):
     """The mean loss over an epoch's samples, from the losses that the step has computed anyway.
 
     On a trainer or evaluator of this package it takes each batch's loss as callbacks left it. Elsewhere it is an Ignite
@@ -93,15 +130,16 @@ class Loss(Metric):
 
     def reset(self) -> None:
         """Forget all batches."""
+        super().reset()
         self._mean = _Mean()
 
     def update(self, output: tuple[Tensor, int | Tensor]) -> None:
         """Add a batch: its mean loss, a 0-d tensor, and how many samples that stands for."""
         self._mean.add(*output)
 
-    def compute(self) -> float:
-        """The mean so far."""
-        return self._mean.mean()
+    def sums(self) -> tuple[float, float]:
+        """Σ loss·n and Σ n."""
+        return self._mean.sums()
 
     def state(self) -> list[Any]:
         """The sums so far, as plain data."""
@@ -117,7 +155,7 @@ class Loss(Metric):
         self._mean.add(loop.loss, self.size(loop.preds, engine.state.batch[1]))  # type: ignore[index]
 
 
-class Accuracy(Metric):
+class Accuracy(_Share):
     """The share of samples whose largest prediction is at the label, counted in integers: exact.
 
     ``update`` takes ``(preds, y)``: scores (N, classes, ...) and class numbers (N, ...). NaN where no batch was seen.
@@ -136,6 +174,7 @@ class Accuracy(Metric):
 
     def reset(self) -> None:
         """Forget all batches."""
+        super().reset()
         self._correct: int | Tensor = 0
         self._n = 0
 
@@ -156,9 +195,9 @@ class Accuracy(Metric):
                 f"{tuple(preds.shape)} and {tuple(y.shape)} of {y.dtype}: for a regression use Learner without it"
             )
 
-    def compute(self) -> float:
-        """The share so far; waits for the device."""
-        return int(self._correct) / self._n if self._n else math.nan
+    def sums(self) -> tuple[float, float]:
+        """The right ones and all: whole numbers, which float64 holds exactly up to 2**53."""
+        return float(self._correct), float(self._n)
 
     def iteration_completed(self, engine: Engine) -> None:
         """Take the output ``(preds, y)`` of an evaluator."""
@@ -173,7 +212,7 @@ def _n_correct(preds: Tensor, y: Tensor) -> int | Tensor:
     return int(correct) if correct.is_cpu else correct
 
 
-class BatchMean(Metric):
+class BatchMean(_Share):
     """A function of a batch, averaged over an epoch with the batch sizes as weights.
 
     Args:
@@ -191,6 +230,7 @@ class BatchMean(Metric):
 
     def reset(self) -> None:
         """Forget all batches."""
+        super().reset()
         self._mean = _Mean()
 
     def update(self, output: tuple[Any, Any]) -> None:
@@ -198,9 +238,9 @@ class BatchMean(Metric):
         preds, y = output
         self._mean.add(torch.as_tensor(self._function(preds, y)), first_dimension(preds, y))
 
-    def compute(self) -> float:
-        """The mean so far."""
-        return self._mean.mean()
+    def sums(self) -> tuple[float, float]:
+        """Σ value·n and Σ n."""
+        return self._mean.sums()
 
     def iteration_completed(self, engine: Engine) -> None:
         """Take the output ``(preds, y)`` of an evaluator."""
@@ -273,7 +313,41 @@ def metrics_from(metrics: Mapping[str, Any] | None) -> dict[str, Metric]:
     return result
 
 
-def attach_metric(engine: Engine, name: str, metric: Metric) -> None:
+def check_for_ranks(metrics: Mapping[str, Metric]) -> None:
+    """Refuse metrics that gather what each rank saw, or reduce at each batch, where ranks have unequal shares.
+
+    Raises:
+        TypeError: one of Ignite's that does so.
+    """
+    for name, metric in metrics.items():
+        if isinstance(metric, _GATHERING):
+            raise TypeError(
+                f"a metric on several ranks adds up sums; {name!r}, Ignite's {type(metric).__name__}, gathers batches "
+                "of equal number and size: compute it from learn.predict, or evaluate in one process"
+            )
+
+
+def is_foreign(metric: Metric) -> bool:
+    """Whether a metric is Ignite's own or a user's, which adds up its ranks itself."""
+    return not isinstance(metric, (_Share, UpdatedMetric))
+
+
+def attach_metrics(engine: Engine, metrics: Mapping[str, Metric], *, several_ranks: bool) -> None:
+    """Attach metrics to an engine's epochs; on several ranks those of this package take one reduction together."""
+    if several_ranks:
+        ours = [metric for metric in metrics.values() if isinstance(metric, _Share)]
+        engine.add_event_handler(Events.EPOCH_COMPLETED, _share_sums, ours)
+    for name, metric in metrics.items():
+        _attach_metric(engine, name, metric)
+
+
+def _share_sums(metrics: list[_Share]) -> None:
+    sums = torch.tensor([metric.sums() for metric in metrics], dtype=torch.float64)
+    for metric, (total, n) in zip(metrics, sum_float64(sums).tolist(), strict=True):
+        metric.of_all_ranks = total, n
+
+
+def _attach_metric(engine: Engine, name: str, metric: Metric) -> None:
     """Attach a metric to an engine's epochs; without a single batch its value is NaN instead of an error.
 
     Raises:

@@ -13,8 +13,10 @@ from torch.utils.data import DataLoader
 
 from .callbacks import in_order
 from .data import OrderedLoader
-from .epochs import loader_length
+from .distributed import is_main, of_main, rank, world_size
+from .rank_states import gather_states, state_of_rank
 from .rng import get_rng_state, set_rng_state
+from .shares import loader_identity
 
 __all__ = ["WALL_CLOCK", "MidEpoch", "Resumption", "check_state", "restore", "snapshot", "stateful", "streams_kept"]
 
@@ -22,13 +24,24 @@ WALL_CLOCK = ("seconds", "time/samples_per_second")
 """The columns of a history and the tags of a dashboard that may differ between a run and its resumed twin."""
 
 
-def snapshot(learn: Any, *, done: bool = False) -> dict[str, Any]:
+def snapshot(learn: Any, *, done: bool = False, of_all_ranks: bool = True) -> dict[str, Any]:
     """All that a fit is after the batch, or the epoch, that has just ended: plain data for ``weights_only`` loading.
 
     Args:
         learn: a Learner in a fit, between two optimizer steps.
         done: the fit is over; to run it again trains nothing.
+        of_all_ranks: with what every rank has of its own; all of them have to call it. False: of this rank alone.
     """
+    gathers = of_all_ranks and learn.ranks is not None
+    if gathers:
+        learn.ranks.share_buffers()  # what is saved is what all go on with
+    state = _snapshot(learn, done)
+    if gathers:
+        state["ranks"] = gather_states(state)
+    return state
+
+
+def _snapshot(learn: Any, done: bool) -> dict[str, Any]:
     mid_epoch = learn.in_training_epoch
     scaler = learn.scaler
     return {
@@ -111,11 +124,14 @@ class Resumption:
             return 0, 0
         if checkpoint is None:
             raise ValueError("resume goes on from what a Checkpoint has saved; this Learner has none: add Checkpoint()")
-        found = checkpoint.find_state(learn, None if resume is True else Path(str(resume)))
+        # rank 0's, as the others may not see its folder
+        found = checkpoint.find_state(learn, None if resume is True else Path(str(resume))) if is_main() else None
+        found = of_main(found)
         if found is None:
             return 0, 0
         state, path = found
         check_state(learn, state, path)
+        state = state_of_rank(state, rank(), world_size())
         self._state, progress = state, state["progress"]
         learn.step, learn.history = progress["step"], list(state["history"])
         if (progress["done"] and n_epochs <= progress["n_epochs"]) or progress["epoch"] >= n_epochs:
@@ -198,8 +214,8 @@ def check_state(learn: Any, state: dict[str, Any], path: Any) -> None:
     now = _options(learn)
     for what, saved, ours in (
         *(("option", state["options"], now),),
-        ("training loader", state["train"]["identity"], _identity(learn.train_dl)),
-        ("validation loader", state["valid"]["identity"], _identity(learn.valid_dl)),
+        ("training loader", state["train"]["identity"], loader_identity(learn.train_dl)),
+        ("validation loader", state["valid"]["identity"], loader_identity(learn.valid_dl)),
     ):
         for key in sorted({*saved, *ours}):
             if saved.get(key) != ours.get(key):
@@ -248,22 +264,8 @@ def _options(learn: Any) -> dict[str, Any]:
     return {"accumulate": learn.accumulate, "precision": learn.precision, "optimizer": type(learn.opt).__name__}
 
 
-def _identity(loader: Any) -> dict[str, Any]:
-    if isinstance(loader, OrderedLoader):
-        return loader.identity()
-    try:
-        length: int | None = loader_length(loader)
-    except TypeError:
-        length = None
-    identity: dict[str, Any] = {"kind": type(loader).__name__, "length": length}
-    if isinstance(loader, DataLoader):
-        n_samples = len(loader.dataset) if hasattr(loader.dataset, "__len__") else None
-        identity |= {"batch_size": loader.batch_size, "n_samples": n_samples, "num_workers": loader.num_workers}
-    return identity
-
-
 def _loader_state(loader: Any, mid_epoch: bool) -> dict[str, Any]:
-    state: dict[str, Any] = {"identity": _identity(loader)}
+    state: dict[str, Any] = {"identity": loader_identity(loader)}
     if isinstance(loader, OrderedLoader):
         return {**state, "epoch": loader.order.epoch - mid_epoch}
     return {**state, "generators": [generator.get_state() for generator in _generators(loader)]}

@@ -8,6 +8,7 @@ from typing import Any
 
 from ignite.engine import Events
 
+from .distributed import of_main
 from .engines import always
 from .events import Scope, TrainEvents
 
@@ -31,6 +32,9 @@ class Validation:
         """Evaluate and add the row; VALIDATED is announced by a handler that is attached last, for this once."""
         learn = self.learn
         learn.in_training_epoch = False
+        if learn.ranks is not None:
+            learn.ranks.agree(learn.trainer)
+            learn.ranks.share_buffers()
         if learn.trainer.cancelled == Scope.FIT or not learn.in_fit:
             return
         if learn.validates:
@@ -51,6 +55,8 @@ class Validation:
         """Fire VALIDATED, unless the fit was cancelled."""
         self.detach()
         trainer = self.learn.trainer
+        if self.learn.ranks is not None:
+            self.learn.ranks.agree(trainer)
         if trainer.cancelled != Scope.FIT and self.learn.in_fit:
             trainer.cancelled = 0
             trainer.fire_event(TrainEvents.VALIDATED)
@@ -64,6 +70,7 @@ class Validation:
     def _row(self) -> dict[str, float]:
         learn = self.learn
         valid = {f"valid_{name}": value for name, value in learn.results.items()} if learn.validates else {}
+        seconds = time.perf_counter() - learn.epoch_began
         groups = getattr(learn.opt, "param_groups", None)
         return {
             "epoch": learn.epoch,
@@ -71,5 +78,5 @@ class Validation:
             "train_loss": learn.trainer.state.metrics.get("loss", math.nan),
             **valid,
             "lr": groups[0]["lr"] if groups else learn.lr,
-            "seconds": time.perf_counter() - learn.epoch_began,
+            "seconds": of_main(seconds),  # the same on all ranks, as it can be monitored
         }

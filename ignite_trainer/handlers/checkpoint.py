@@ -9,12 +9,14 @@ import pickle
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..callbacks import Callback
+from ..distributed import barrier, is_main
 from ..files import DamagedFile, read_verified, remove_with_sum, write_whole
 from ..resume import refuse_persistent_workers, snapshot
 from .best import Best, check_monitor
@@ -30,7 +32,8 @@ class Checkpoint(Callback):
     Files are ``folder/checkpoints/step-00001200.pt``, their sha256 beside them, and ``best.pt``. A save that is due
     within a window of ``accumulate`` batches waits for its step, one on an epoch's last batch for the validation.
     SIGTERM, SIGUSR1 and a first Ctrl-C finish the batch (or the validation), save, and end with exit code 75. It brings
-    a ``CrashReport`` along, which keeps the batch that an exception left.
+    a ``CrashReport`` along, which keeps the batch that an exception left. Of several ranks, rank 0 writes, and a signal
+    to any of them ends all.
 
     Args:
         folder: of the run; None: ``learn.folder``, which must then be given to resume.
@@ -111,7 +114,10 @@ class Checkpoint(Callback):
         refuse_persistent_workers(learn.valid_dl)
         if self.monitor is not None:
             check_monitor(self.monitor, learn.monitors)
-        self.folder(learn).mkdir(parents=True, exist_ok=True)
+        if is_main():
+            self.folder(learn).mkdir(parents=True, exist_ok=True)
+        if learn.ranks is not None:
+            learn.ranks.polls |= {"signal": lambda: bool(self.signals.received), "seconds": self._has_waited}
         if self.best is not None:
             self.best = Best(self.best.monitor)
         self._saved_at, self._saved_step, self._due = time.monotonic(), learn.step, False
@@ -123,20 +129,21 @@ class Checkpoint(Callback):
             return self._raise_failure()
         if self.every_steps is not None and learn.step - self._saved_step >= self.every_steps:
             self._due = True
-        if self.every_seconds is not None and time.monotonic() - self._saved_at >= self.every_seconds:
+        if self._asked(learn, "seconds", self._has_waited):
             self._due = True
-        if (self._due or self.signals.received) and learn.at_step_boundary and not learn.at_last_batch:
+        if (self._due or self._signalled(learn)) and learn.at_step_boundary and not learn.at_last_batch:
             self._save(learn)
 
     def after_validate(self, learn: Any) -> None:
         """Save at the end of an epoch; the fit's last one waits for ``after_fit``."""
         self._raise_failure()
-        if self.best is not None and self.best.update(learn.history[-1][self.best.monitor]):
+        is_best = self.best is not None and self.best.update(learn.history[-1][self.best.monitor])
+        if is_best and _all_are_here(learn):
             self._write(self.folder(learn) / "best.pt", snapshot(learn))
         if learn.ending:
             return
         every = self.every_epochs
-        if self._due or self.signals.received or (every is not None and (learn.epoch + 1) % every == 0):
+        if self._due or self._signalled(learn) or (every is not None and (learn.epoch + 1) % every == 0):
             self._save(learn)
 
     def after_fit(self, learn: Any) -> None:
@@ -162,19 +169,38 @@ class Checkpoint(Callback):
             self.best.load_state_dict(state["best"])
         self._saved_at = time.monotonic()
 
+    def _has_waited(self) -> bool:
+        return self.every_seconds is not None and time.monotonic() - self._saved_at >= self.every_seconds
+
+    def _signalled(self, learn: Any) -> bool:
+        return self._asked(learn, "signal", lambda: bool(self.signals.received))
+
+    @staticmethod
+    def _asked(learn: Any, name: str, here: Callable[[], bool]) -> bool:
+        return here() if learn.ranks is None else name in learn.ranks.asked
+
     def _save(self, learn: Any, *, done: bool = False) -> None:
+        if not _all_are_here(learn):
+            return
         path = self.folder(learn) / f"step-{learn.step:08d}.pt"
         self._write(path, snapshot(learn, done=done), prune=True)
         self._saved_at, self._saved_step, self._due = time.monotonic(), learn.step, False
-        if self.signals.received and not done:
+        if learn.ranks is not None:
+            learn.ranks.asked.discard("seconds")
+        if self._signalled(learn) and not done:
             self._wait()
             self._raise_failure()
-            logging.getLogger("ignite_trainer").warning(
-                f"stopped by {self.signals.received} after step {learn.step}: {path} can be resumed"
-            )
+            if is_main():
+                signal = self.signals.received or "a signal to another rank"
+                logging.getLogger("ignite_trainer").warning(
+                    f"stopped by {signal} after step {learn.step}: {path} can be resumed"
+                )
+            barrier()  # a launcher kills the other ranks when one has ended, and rank 0 writes
             raise SystemExit(EXIT_RESUMABLE)
 
     def _write(self, path: Path, state: dict[str, Any], *, prune: bool = False) -> None:
+        if not is_main():
+            return
         self._wait()
         self._raise_failure()
         if not self.background:
@@ -200,6 +226,11 @@ class Checkpoint(Callback):
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
+
+
+def _all_are_here(learn: Any) -> bool:
+    """Whether no rank has cancelled before it came here: a save needs all of them; without it it stays due."""
+    return learn.ranks is None or bool(learn.ranks.together(learn.trainer))
 
 
 def newest_checkpoint(folder: Path) -> tuple[dict[str, Any], Path] | None:

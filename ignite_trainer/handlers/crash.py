@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import pickle
@@ -32,7 +33,8 @@ class CrashReport(Callback):
     where the loader is one of this package, weights, optimizer and callbacks' states, and torch's generators as they
     were when the batch began; Python's and NumPy's are those of the crash, as it would take too long to note them for
     each batch. The weights are those before the batch's step, unless ``step_taken``. After a forward pass batch norm's
-    statistics have this batch in them already, and gradients of an open window are not kept.
+    statistics have this batch in them already, and gradients of an open window are not kept. Of several ranks the one
+    that broke writes its share, rank 1 ``crash-rank1.pt``.
 
     Args:
         folder: of the run; None: ``learn.folder``.
@@ -63,7 +65,8 @@ class CrashReport(Callback):
         begun, self._batch = self._batch, None
         if begun is None or not _broke_a_batch(learn, error):
             return
-        path = Path(self.folder or learn.folder) / "crash.pt"
+        number = 0 if learn.ranks is None else learn.ranks.rank
+        path = Path(self.folder or learn.folder) / (f"crash-rank{number}.pt" if number else "crash.pt")
         try:
             report = _report(learn, error, *begun)
             write_whole(path, lambda file: torch.save(report, file))
@@ -111,7 +114,8 @@ def event_of(raised_by: str) -> str:
 
 def _broke_a_batch(learn: Any, error: BaseException | None) -> bool:
     if error is None:
-        return bool(learn.outcome == "broken")
+        here = learn.ranks is None or learn.ranks.stopped_by == learn.ranks.rank
+        return bool(learn.outcome == "broken" and here)
     raised_by = getattr(error, "raised_by", "")
     in_batch = raised_by == "the step" or event_of(raised_by) in _BATCH_EVENTS
     return isinstance(error, FloatingPointError) or (isinstance(error, Exception) and in_batch)
@@ -120,7 +124,7 @@ def _broke_a_batch(learn: Any, error: BaseException | None) -> bool:
 def _report(
     learn: Any, error: BaseException | None, engine: Any, batch: Any, step: int, generator: Tensor, on_device: Any
 ) -> dict[str, Any]:
-    state = snapshot(learn)
+    state = snapshot(learn, of_all_ranks=False)  # an exception: the others are not here
     iteration = learn.trainer.state.iteration - engine.training  # as it was before this batch
     state["progress"] |= {"epoch": learn.epoch, "batch": engine.place, "iteration": iteration, "step": step}
     state["rng"]["torch"] = generator
@@ -133,7 +137,7 @@ def _report(
         "phase": engine.phase,
         "epoch": learn.epoch,
         "batch": engine.place,
-        "samples": _samples(loader, engine.place),
+        "samples": _samples(learn, loader, engine.place),
         "inputs": _plain(batch),
         "step_taken": learn.step > step,
         "error": {
@@ -147,14 +151,16 @@ def _report(
 
 
 def _first_bad(learn: Any, epoch: int, batch: int) -> dict[str, Any]:
-    return {"epoch": epoch, "batch": batch, "samples": _samples(learn.train_dl, batch)}
+    return {"epoch": epoch, "batch": batch, "samples": _samples(learn, learn.train_dl, batch)}
 
 
-def _samples(loader: Any, batch: int) -> list[int] | None:
-    """Which samples are in a batch of the epoch that is running."""
+def _samples(learn: Any, loader: Any, batch: int) -> list[int] | None:
+    """Which samples this rank has of a batch of the epoch that is running."""
     if not isinstance(loader, OrderedLoader):
         return None
-    order = loader.order
+    order = copy.copy(loader.order)  # the loader is whole again by now
+    if learn.ranks is not None:
+        order.shard(learn.ranks.rank, learn.ranks.world)
     samples: list[int] = order.indices(order.epoch - 1)[order.share(batch)].tolist()
     return samples
 

@@ -65,8 +65,9 @@ class EMA(Callback):
             self._swap(learn.model, True)
 
     def after_fit(self, learn: Any) -> None:
-        """Leave the averages in the model."""
-        self._swap(learn.model, True)
+        """Leave the averages in the model; what is saved of an epoch that was cut goes on with the trained weights."""
+        if not learn.in_training_epoch:
+            self._swap(learn.model, True)
 
     def cleanup_fit(self, learn: Any, error: BaseException | None) -> None:
         """The averages stay in the model, also when a fit was cancelled; after an exception the trained weights are."""

@@ -6,6 +6,7 @@ import sys
 from typing import Any, TextIO
 
 from ..callbacks import Callback
+from ..distributed import is_main
 from ..epochs import loader_length
 
 __all__ = ["Progress"]
@@ -15,7 +16,8 @@ class Progress(Callback):
     """A tqdm bar over each epoch's batches in a terminal or notebook; everywhere a line for each finished epoch.
 
     The line has the documents' form: ``Epoch 1/5, Training Loss: 0.3167, Validation Loss: 0.1802, Validation
-    Accuracy: 95.05%``. In a pipe or a log file there is no bar. Reads the losses once an epoch.
+    Accuracy: 95.05%``. In a pipe or a log file there is no bar. Reads the losses once an epoch. Of several
+    ranks, rank 0 shows it.
 
     Args:
         bar: None: where standard error is a terminal, and in notebooks.
@@ -35,6 +37,8 @@ class Progress(Callback):
     def after_validate(self, learn: Any) -> None:
         """Close the bar, write the epoch's line."""
         self._close()
+        if not is_main():
+            return
         row = learn.history[-1]
         parts = [f"Epoch {learn.epoch + 1}/{learn.n_epochs}", f"Training Loss: {row['train_loss']:.4f}"]
         for key, value in row.items():
@@ -46,13 +50,15 @@ class Progress(Callback):
     def cleanup_fit(self, learn: Any, error: BaseException | None) -> None:
         """Close the bar, whatever happened; say why the fit ended early, if it did."""
         self._close()
-        if learn.stop_reason:
+        if learn.stop_reason and is_main():
             print(learn.stop_reason, file=self._file or sys.stdout, flush=True)
 
     def _open(self, learn: Any) -> None:
         from tqdm.auto import tqdm
 
         self._close()
+        if not is_main():
+            return
         try:
             total = loader_length(learn.dl)
         except TypeError:
@@ -62,7 +68,8 @@ class Progress(Callback):
         self._bar = tqdm(total=total, desc=what, leave=False, unit="batch")
 
     def _advance(self, learn: Any) -> None:
-        self._bar.update()
+        if self._bar is not None:
+            self._bar.update()
 
     def _close_after_epoch(self, learn: Any) -> None:
         self._close()  # an evaluation outside a fit has no later point

@@ -10,6 +10,7 @@ import ignite
 import numpy as np
 import torch
 
+from ..distributed import world_size
 from ..version import __version__
 
 __all__ = ["class_names", "run_config"]
@@ -40,6 +41,7 @@ def run_config(learn: Any) -> dict[str, dict[str, Any]]:
         "version.ignite": (ignite.__version__, "environment"),
         "version.ignite_trainer": (__version__, "environment"),
         "version.numpy": (np.__version__, "environment"),
+        "ranks": (world_size(), "environment"),
         "threads": (torch.get_num_threads(), "environment"),
     }
     return {name: {"value": _plain(value), "from": origin} for name, (value, origin) in config.items()}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from typing import Any
 
 __all__ = ["EXIT_RESUMABLE", "SignalWatch"]
@@ -17,11 +19,12 @@ _WATCHED = ("SIGTERM", "SIGUSR1", "SIGINT")
 class SignalWatch:
     """Notes SIGTERM, SIGUSR1 and Ctrl-C instead of dying of them; a second Ctrl-C interrupts at once.
 
+    Under torchrun a Ctrl-C comes twice, from the terminal and from the launcher: that is one, if it is within a second.
     Only in the main thread, where Python lets signals be handled; elsewhere nothing is watched.
     """
 
     def __init__(self) -> None:
-        self.received = ""
+        self.received, self._noted_at = "", 0.0
         self._former: dict[int, Any] = {}
 
     def start(self) -> None:
@@ -39,6 +42,7 @@ class SignalWatch:
         self._former = {}
 
     def _note(self, number: int, frame: Any) -> None:
-        if self.received and number == signal.SIGINT:
+        is_copy = "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() - self._noted_at < 1
+        if self.received and number == signal.SIGINT and not is_copy:
             raise KeyboardInterrupt
-        self.received = signal.Signals(number).name
+        self.received, self._noted_at = signal.Signals(number).name, time.monotonic()

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..callbacks import Callback
-from ..distributed import is_main
+from ..distributed import is_main, sum_float64
 from . import dashboard
 from .event_files import EventFile
 from .run_config import class_names, run_config
@@ -30,7 +31,8 @@ class TensorBoard(Callback):
     weights. Every ``every_steps`` steps: ``loss/batch``, the mean since the last; ``norm/gradient_mean`` and ``_max``,
     taken from ten of those steps; ``lr/group0``, …. From the start: the values of the run as text and as hparams, a
     chart of train over valid. The x axis is ``learn.step``. At the end ``report.png`` shows the same numbers. What a
-    model's data do not have, as a confusion matrix of a regression, is left out.
+    model's data do not have, as a confusion matrix of a regression, is left out. Of several ranks, rank 0 writes;
+    ``loss/batch`` is that of its shares, all else is of all ranks.
 
     Nothing of it changes a bit of the training. Batch losses and gradient norms stay on the device until they are
     written; the file is flushed at every write and closed however the fit ends. A disk that fails ends the dashboard
@@ -126,17 +128,26 @@ class TensorBoard(Callback):
 
     def after_epoch(self, learn: Any) -> None:
         """Add up what the validation gave, over all ranks."""
-        if self.validation is not None and not learn.model.training:
+        if self.validation is None or learn.model.training:
+            return
+        if learn.ranks is None:
             self.validation.finish()
+        elif learn.ranks.together(learn.evaluator):
+            self.validation.finish(learn.ranks.places(learn.dl))
 
     def after_validate(self, learn: Any) -> None:
         """Write the epoch's row, pictures, curves and histograms."""
-        if self.events is None or not self.events.is_open:
+        if self.events is None:
+            return
+        n_samples = self._n_samples
+        if learn.ranks is not None and learn.ranks.together(learn.trainer):
+            n_samples = int(sum_float64(torch.tensor(n_samples)))
+        if not self.events.is_open:
             return
         self._write_steps(learn)
         scalars = dashboard.row_scalars(learn.history[-1])
         if self._ended > self._began:
-            scalars["time/samples_per_second"] = self._n_samples / (self._ended - self._began)
+            scalars["time/samples_per_second"] = n_samples / (self._ended - self._began)
         self.events.add_scalars(scalars, learn.step)
         if self.validation is not None and self.validation.finished:
             dashboard.write_validation(self.events, self.validation, self._names, learn.step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterable
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..distributed import sum_float64
+from ..distributed import all_objects
 
 __all__ = ["ValidationRecord", "WorstPrediction", "as_scores", "is_images"]
 
@@ -41,7 +42,7 @@ class ValidationRecord:
     """Counts and the worst samples of one validation, gathered from its own batches in bounded memory.
 
     Batches are held until they come to 4 MiB and then counted together, on their device; that costs a tenth of
-    counting each. With several ranks the counts are summed, the worst samples are this rank's.
+    counting each. With several ranks the counts are summed, and the worst samples are those of all.
 
     Args:
         loss_func: tells probabilities of two classes, for ``BCEWithLogitsLoss``, from values.
@@ -87,14 +88,24 @@ class ValidationRecord:
         if self._held_bytes >= HELD_BYTES:
             self._count_held()
 
-    def finish(self) -> None:
-        """Count what is held, add the ranks up. Call it once, on every rank, when the validation is over."""
+    def finish(self, places: Tensor | None = None) -> None:
+        """Count what is held, add the ranks up. Call it once, on every rank, when the validation is over.
+
+        Args:
+            places: where this rank's samples stand in the validation; None: they are all samples, in order.
+        """
         self._count_held()
         self.finished = True
-        if self.confusion is not None:
-            self.confusion = sum_float64(self.confusion)
-        if self.scored is not None and self.positives is not None:
-            self.scored, self.positives = sum_float64(self.scored), sum_float64(self.positives)
+        if places is None:
+            return
+        if self._worst:
+            self._worst = [column.cpu() for column in self._worst]
+            self._worst[1] = places[self._worst[1]]
+        everybodys = all_objects((self.of_classes, self.confusion, self.scored, self.positives, self._worst))
+        flags, *counts, worsts = zip(*everybodys, strict=True)
+        self.of_classes = any(flags)
+        self.confusion, self.scored, self.positives = (_sum_of_those_there(parts) for parts in counts)
+        self._merge_worst([worst for worst in worsts if worst])
 
     def worst(self) -> list[WorstPrediction]:
         """The worst samples, the worst first. Waits for the device."""
@@ -157,12 +168,22 @@ class ValidationRecord:
         columns = [column[chosen] for column in (badness, place + self._n_seen, *told)]
         if images:
             columns.append(_picked(images, place[chosen].tolist()))
-        if self._worst and [part.shape[1:] for part in self._worst] != [part.shape[1:] for part in columns]:
-            columns, self._worst = columns[:5], self._worst[:5]  # images of several sizes: none is shown
-        if self._worst:
-            columns = [torch.cat(parts) for parts in zip(self._worst, columns, strict=True)]
+        self._merge_worst([self._worst, columns] if self._worst else [columns])
+
+    def _merge_worst(self, found: list[list[Tensor]]) -> None:
+        """The worst of several."""
+        if not found:
+            return
+        if any([part.shape[1:] for part in columns] != [part.shape[1:] for part in found[0]] for columns in found):
+            found = [columns[:5] for columns in found]  # images of several sizes: none is shown
+        columns = [torch.cat(parts) for parts in zip(*found, strict=True)] if len(found) > 1 else found[0]
         chosen = columns[0].topk(min(self._n_worst, len(columns[0]))).indices
         self._worst = [column[chosen] for column in columns]
+
+
+def _sum_of_those_there(parts: Iterable[Tensor | None]) -> Tensor | None:
+    there = [part.cpu() for part in parts if part is not None]
+    return torch.stack(there).sum(0) if there else None
 
 
 def _picked(batches: list[Tensor], places: list[int]) -> Tensor:

@@ -44,7 +44,12 @@ def over(times, base, n):
 def beside(times, base):
     """Rows of a table: name, CPU seconds, wall seconds, ratio to the job called ``base``."""
     return [
-        (name, f"{statistics.median(each.cpu):.2f}", f"{statistics.median(each.wall):.2f}", f"{ratio(each, times[base]):.3f}")
+        (
+            name,
+            f"{statistics.median(each.cpu):.2f}",
+            f"{statistics.median(each.wall):.2f}",
+            f"{ratio(each, times[base]):.3f}",
+        )
         for name, each in times.items()
     ]
 

@@ -1,0 +1,81 @@
+"""What each rank adds to a checkpoint, and what it takes out of one, also of another number of ranks."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .distributed import all_objects, of_main
+
+__all__ = ["gather_states", "state_of_rank"]
+
+_OWN = ("rng", "train_loss", "epoch_start")
+
+
+def gather_states(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of every rank what is its own in its snapshot: random generators, sums, and callbacks' states that differ.
+
+    Args:
+        state: this rank's ``snapshot``.
+
+    Returns:
+        A dict for each rank, for ``state["ranks"]``, the same on all of them.
+    """
+    digests = {name: _digest(part) for name, part in state["callbacks"].items()}
+    of_rank_0 = of_main(digests)
+    mine = {name: state[name] for name in _OWN}
+    mine["generators"] = [state[phase].get("generators") for phase in ("train", "valid")]
+    mine["callbacks"] = {
+        name: part for name, part in state["callbacks"].items() if digests[name] != of_rank_0.get(name)
+    }
+    return all_objects(mine)
+
+
+def state_of_rank(state: dict[str, Any], rank: int, world: int) -> dict[str, Any]:
+    """The snapshot of one rank, out of a checkpoint that any number of ranks has saved.
+
+    With as many ranks as saved it, each goes on with its own. With another number they go on with the weights, the
+    place and the sums; the random generators of those that are new begin as another's.
+
+    Args:
+        state: what a checkpoint holds.
+        rank, world: this process and the number of processes.
+    """
+    saved = state.get("ranks") or [{name: state[name] for name in _OWN}]
+    own = saved[rank % len(saved)]
+    result = {**state, **{name: own[name] for name in _OWN}}
+    result.pop("ranks", None)
+    if len(saved) != world:
+        result["train_loss"] = _sum_of_losses(saved, whole=rank == 0)
+    elif world > 1:
+        result["callbacks"] = {**state["callbacks"], **own["callbacks"]}
+        for phase, generators in zip(("train", "valid"), own["generators"], strict=True):
+            if generators is not None:
+                result[phase] = {**state[phase], "generators": generators}
+    return result
+
+
+def _sum_of_losses(saved: list[dict[str, Any]], *, whole: bool) -> list[Any] | None:
+    sums = [own["train_loss"] for own in saved]
+    if any(pair is None for pair in sums):
+        return None  # between two epochs
+    return [sum(pair[part] for pair in sums) for part in (0, 1)] if whole else [0.0, 0]
+
+
+def _digest(value: Any) -> bytes:
+    """A hash of a nest of tensors and plain data."""
+    digest = blake2b(digest_size=16)
+    if isinstance(value, Tensor):
+        digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            digest.update(repr(key).encode() + _digest(part))
+    elif isinstance(value, (list, tuple)):
+        digest.update(b"".join([str(len(value)).encode(), *map(_digest, value)]))
+    else:
+        digest.update(repr(value).encode())
+    return digest.digest()

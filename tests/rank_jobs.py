@@ -1,0 +1,424 @@
+"""Jobs that run alike in one process and on several ranks.
+
+``torchrun … -m tests.rank_jobs JOB… FOLDER`` runs them on each rank, one after the other in one group, and writes what
+they return to FOLDER/rank-<rank>.pt.
+"""
+
+import os
+import random
+import sys
+import time
+from pathlib import Path
+
+import torch
+from ignite.metrics import Accuracy as IgniteAccuracy
+from ignite.metrics import ConfusionMatrix, EpochMetric
+from torch import nn, optim
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
+
+from ignite_trainer import (
+    EMA,
+    Callback,
+    CancelBatchException,
+    CancelEpochException,
+    CancelFitException,
+    Checkpoint,
+    DataLoaders,
+    EarlyStopping,
+    Learner,
+    Progress,
+    RunFiles,
+    SampleLoader,
+    Schedule,
+    TensorBoard,
+    TensorLoader,
+    accuracy,
+    seed_everything,
+    warmup_cosine,
+)
+from ignite_trainer.distributed import initialize, rank, world_size
+from tests.tiny import blobs, dropout_net, mlp
+
+
+def points(n, seed=1):
+    x, y = blobs(n, seed=seed)
+    return x.double(), y
+
+
+def learner(train, valid=None, *, model=None, loss_func=None, batch_size=8, cbs=(), **options):
+    seed_everything(3)
+    options = {"metrics": {"accuracy": accuracy}, "device": "cpu", **options}
+    dls = DataLoaders.from_tensors(train, valid, batch_size) if isinstance(train, tuple) else (train, valid)
+    model = (model or mlp)().double()
+    return Learner(model, dls, loss_func or nn.CrossEntropyLoss(), 0.05, cbs, optim.Adam, **options)
+
+
+def end_of(learn):
+    rows = [{key: value for key, value in row.items() if key != "seconds"} for row in learn.history]
+    weights = {key: value.clone() for key, value in learn.model.state_dict().items()}
+    return {"weights": weights, "history": rows, "step": learn.step, "reason": learn.stop_reason}
+
+
+# ---- evaluation ------------------------------------------------------------------------------------------------------
+
+
+def evaluation():
+    """Loss, accuracy and predictions for 1 to 20 samples, in batches of 4, from both loaders."""
+    results = {}
+    learn = learner(points(8))
+    for n in range(1, 21):
+        x, y = points(n)
+        results[n] = learn.evaluate(TensorLoader(x, y, batch_size=4)), learn.predict(TensorLoader(x, y, batch_size=4))
+        pairs = list(zip(x, y, strict=True))
+        results[n, "samples"] = learn.evaluate(SampleLoader(pairs, 3)), learn.predict(SampleLoader(pairs, 3))
+    learn.batch = next(iter(TensorLoader(*points(8))))
+    learn.model.train()
+    learn.one_batch()  # on all ranks the same batch: no other gradient than that of one
+    workers = SampleLoader(list(zip(*points(20), strict=True)), 3, num_workers=2)
+    results["after one batch"] = learn.evaluate(workers), learn.predict(workers)
+    return results
+
+
+# ---- training --------------------------------------------------------------------------------------------------------
+
+
+def training():
+    """Three epochs of 41, 44 and 46 samples in batches of 8, with windows of 1 and 3 batches, with clipping."""
+    ends = {}
+    for accumulate in (1, 3):
+        for n in (41, 44, 46):
+            learn = learner(points(n), points(13, 2), accumulate=accumulate)
+            learn.fit(3)
+            ends[accumulate, n] = end_of(learn)
+    learn = learner(points(44), points(13, 2), clip_norm=0.1)
+    learn.fit(3)
+    ends["clipped"] = end_of(learn)
+    return ends
+
+
+# ---- endings ---------------------------------------------------------------------------------------------------------
+
+
+class Raise(Callback):
+    """Raises at one point of one batch or epoch, on one rank only; notes at which batches it was called."""
+
+    def __init__(self, point, error, *, on=None, phase=True, epoch=1, batch=2):
+        self.error, self.on, self.phase, self.at = error, on, phase, (epoch, batch)
+        self.seen = []
+        setattr(self, point, self.raise_it)
+
+    def raise_it(self, learn):
+        if learn.model.training != self.phase:
+            return
+        at = learn.epoch, learn.iter
+        self.seen.append((*at, learn.step))
+        if (at == self.at or (at[0] == self.at[0] and self.at[1] is None)) and self.on in (None, rank()):
+            if self.error is None:
+                learn.stop(f"enough on rank {rank()}")
+            else:
+                raise self.error
+
+
+class Steps(Callback):
+    """Counts the steps and batches."""
+
+    def __init__(self):
+        self.steps = self.batches = 0
+
+    def after_step(self, learn):
+        self.steps += 1
+
+    def after_batch(self, learn):
+        self.batches += learn.model.training
+
+
+IN_BATCH = ("before_batch", "after_predict", "after_loss", "after_backward", "after_step", "after_batch")
+
+
+def endings(on=None):
+    """Fits that are cancelled or stopped at each point, on all ranks (None) or on one."""
+    ends = {}
+    errors = {"epoch": CancelEpochException(), "fit": CancelFitException(), "stop": None}
+    for accumulate in (1, 2):
+        for point in IN_BATCH:
+            for name, error in errors.items():
+                ends[accumulate, point, name] = ended(Raise(point, error, on=on, batch=3), accumulate)
+    for point in ("before_epoch", "after_epoch", "after_validate"):
+        for name, error in errors.items():
+            if not (point == "after_validate" and name == "epoch"):  # it escapes there
+                phase = point != "after_validate"  # the mode that the model is in by then
+                ends[1, point, name] = ended(Raise(point, error, on=on, phase=phase, batch=None), 1)
+    for point in ("before_epoch", "before_batch", "after_loss", "after_batch", "after_epoch"):
+        for name, error in errors.items():
+            batch = None if "epoch" in point else 0
+            ends["validation", point, name] = ended(Raise(point, error, on=on, phase=False, batch=batch), 1)
+    return ends
+
+
+def ended(cb, accumulate):
+    steps = Steps()
+    learn = learner(points(40), points(13, 2), batch_size=4, cbs=[cb, steps], accumulate=accumulate)
+    learn.fit(3)
+    return {**end_of(learn), "steps": steps.steps, "batches": steps.batches}
+
+
+def endings_on_one():
+    """The same, on the last rank alone."""
+    return endings(on=world_size() - 1)
+
+
+def batches_cancelled():
+    """Batches that are cancelled on all ranks."""
+    errors = {point: CancelBatchException() for point in IN_BATCH}
+    return {
+        (accumulate, point): ended(Raise(point, error), accumulate)
+        for accumulate in (1, 3)
+        for point, error in errors.items()
+    }
+
+
+class Leave(Callback):
+    """Cancels, on the last rank alone, every second batch at any point; notes the weights' steps."""
+
+    def __init__(self, point):
+        setattr(self, point, self.cancel)
+
+    def cancel(self, learn):
+        if learn.model.training and learn.iter % 2 and rank() == world_size() - 1:
+            raise CancelBatchException
+
+
+def batches_cancelled_on_one():
+    """Batches that are cancelled on one rank: the others' samples count, and all ranks end with the same weights."""
+    ends = {}
+    for accumulate in (1, 3):
+        for point in IN_BATCH:
+            steps = Steps()
+            cbs = [Leave(point), steps]
+            learn = learner(points(41), points(13, 2), batch_size=6, cbs=cbs, accumulate=accumulate)
+            learn.fit(2)
+            ends[accumulate, point] = {**end_of(learn), "steps": steps.steps}
+    return ends
+
+
+# ---- resuming --------------------------------------------------------------------------------------------------------
+
+RUN = Path(os.environ.get("RANK_RUN", "."))
+
+
+class Noisy(Dataset):
+    """Points with noise from torch's and Python's generators."""
+
+    def __init__(self, n, seed):
+        self.x, self.y = points(n, seed)
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        return self.x[index] + 0.1 * torch.randn(6) + 0.1 * random.random(), self.y[index]
+
+
+class Slowly(Callback):
+    """Makes a batch last, and says when the fit has begun."""
+
+    order = 99
+
+    def before_fit(self, learn):
+        (RUN / f"started-{rank()}").write_text(str(os.getpid()))
+
+    def after_loss(self, learn):
+        time.sleep(float(os.environ.get("SECONDS_A_BATCH", "0")))
+
+
+class OfRank(Callback):
+    """Has a state that is another on each rank, and random numbers from it."""
+
+    def __init__(self):
+        self.drawn = 0.0
+
+    def after_step(self, learn):
+        self.drawn += random.random() * (rank() + 1)
+
+    def state_dict(self):
+        return {"drawn": self.drawn}
+
+    def load_state_dict(self, state):
+        self.drawn = state["drawn"]
+
+
+def nasty(folder, *, model=dropout_net, cbs=(), **checkpoint):
+    """Batch norm, dropout, windows, clipping, a schedule, averages, stopping, the dashboard, and random data."""
+    seed_everything(3 + int(os.environ.get("RANK", "0")))  # there is no group yet
+    loaders = DataLoaders.from_datasets(Noisy(44, 1), Noisy(21, 2), 8)
+    checkpoint = {"every_steps": 1, "keep": 3, **checkpoint}
+    return Learner(
+        model().double(),
+        loaders,
+        nn.CrossEntropyLoss(),
+        0.01,
+        [
+            *(Schedule(warmup_cosine(warmup_steps=2)), EMA(0.8), EarlyStopping(patience=2), OfRank()),
+            *(Checkpoint(**checkpoint), *cbs),
+        ],
+        optim.Adam,
+        metrics={"accuracy": accuracy},
+        device="cpu",
+        accumulate=2,
+        clip_norm=1.0,
+        folder=folder,
+    )
+
+
+def state_of(learn):
+    drawn = next(cb.drawn for cb in learn.cbs if isinstance(cb, OfRank))
+    state = {**end_of(learn), "optimizer": learn.opt.state_dict(), "drawn": drawn}
+    return {**state, "rng": torch.get_rng_state(), "random": random.random()}
+
+
+def interrupted():
+    """Runs that are stopped after so many batches by a callback on the last rank, and gone on with; and a whole run."""
+    learn = nasty(RUN / "whole")
+    learn.fit(3, resume=True)
+    ends = {"whole": state_of(learn)}
+    for n_batches in (1, 2, 3, 7, 11):
+        folder = RUN / f"stopped-{n_batches}"
+        nasty(folder, cbs=[StopAfter(n_batches)]).fit(3)
+        learn = nasty(folder)
+        learn.fit(3, resume=True)
+        ends[f"stopped-{n_batches}"] = state_of(learn)
+    return ends
+
+
+class StopAfter(Callback):
+    """Stops the fit, to be resumed, after so many batches; the last rank does."""
+
+    def __init__(self, n_batches):
+        self.n_batches = n_batches
+
+    def after_batch(self, learn):
+        self.n_batches -= learn.model.training
+        if self.n_batches == 0 and rank() == world_size() - 1:
+            learn.stop("for a while", outcome="resumable")
+
+
+def killed():
+    """One run, which is killed by others; it goes on from where it was."""
+    learn = nasty(RUN, cbs=[Slowly()])
+    learn.fit(3, resume=True)
+    return state_of(learn)
+
+
+def moved():
+    """A run without dropout and batch norm, gone on with on as many ranks as there are now, for so many batches."""
+    learn = nasty(RUN, model=mlp, cbs=[StopAfter(int(os.environ["N_BATCHES"]))])
+    learn.fit(3, resume=True)
+    return end_of(learn)
+
+
+# ---- what is refused, and what else ranks do -------------------------------------------------------------------------
+
+
+def refusals():
+    """What is refused on several ranks, on each of them, with what is said."""
+    initialize("cpu")
+    data = TensorDataset(*points(8))
+    ddp = nn.parallel.DistributedDataParallel(nn.Linear(6, 3).double())
+    other = DataLoader(data, 2, sampler=DistributedSampler(data, num_replicas=7, rank=1))
+    ours = TensorLoader(*points(8))
+    tries = {
+        "model": lambda: learner(points(8), model=lambda: ddp),
+        "step": lambda: learner(points(8), step=lambda learn: None),
+        "metric": lambda: learner(points(8), metrics={"roc": EpochMetric(lambda preds, y: 0.0)}),
+        "train": lambda: learner(DataLoader(data, 2), ours).fit(1),
+        "valid": lambda: learner(ours, DataLoader(data, 2)).fit(1),
+        "evaluate": lambda: learner(ours).evaluate(DataLoader(data, 2)),
+        "predict": lambda: learner(ours).predict([points(8)]),
+        "sampler": lambda: learner(other, None).fit(1),
+        "sparse": lambda: embedding_learner().fit(1),
+        "epochs": lambda: learner(points(8)).fit(1 + rank()),
+        "data": lambda: learner(points(8 + rank())).fit(1),
+        "rows": lambda: learner(points(8), model=lambda: Sum()).predict(ours),
+        "few": lambda: learner(points(8), metrics={"a": IgniteAccuracy()}).evaluate(TensorLoader(*points(1))),
+    }
+    texts = {}
+    for name, attempt in tries.items():
+        try:
+            attempt()
+        except (TypeError, ValueError) as error:
+            texts[name] = f"{type(error).__name__}: {error}"
+    return texts
+
+
+class Sum(nn.Linear):
+    """Gives one row whatever it is given."""
+
+    def __init__(self):
+        super().__init__(6, 3)
+
+    def forward(self, x):
+        return super().forward(x).sum(dim=0, keepdim=True)
+
+
+def embedding_learner():
+    x, y = torch.arange(8) % 3, torch.arange(8) % 3
+    dls = DataLoaders.from_tensors((x, y), None, 4)
+    return Learner(nn.Embedding(3, 3, sparse=True), dls, nn.CrossEntropyLoss(), 0.1, device="cpu")
+
+
+class SomeUnused(nn.Module):
+    """Three layers, of which one is never used, and one only for samples with a great first number."""
+
+    def __init__(self):
+        super().__init__()
+        self.always, self.sometimes, self.never = (nn.Linear(6, 3) for _ in range(3))
+
+    def forward(self, x):
+        preds, great = self.always(x), (x[:, 0] > 2).nonzero()[:, 0]
+        return preds.index_add(0, great, self.sometimes(x[great])) if len(great) else preds
+
+
+def others():
+    """Half precision, unused layers, class weights, a stock loader with a sampler, Ignite's metrics, the dashboard."""
+    ends = {}
+    learn = learner(points(30), points(13, 2), model=SomeUnused)
+    learn.fit(2)
+    assert all(not learn.opt.state[parameter] for parameter in learn.model.never.parameters())
+    ends["unused"] = end_of(learn)
+    metrics = {"accuracy": IgniteAccuracy(), "confusion": ConfusionMatrix(3)}
+    weighted = nn.CrossEntropyLoss(torch.tensor([1.0, 2.0, 3.0]).double())
+    learn = learner(points(30), points(30, 2), loss_func=weighted, metrics=metrics)
+    learn.fit(2)
+    ends["metrics"] = {**end_of(learn), "history": [], "confusion": learn.results["confusion"]}
+    data = TensorDataset(*points(30))
+    sampler = DistributedSampler(data, seed=4) if world_size() > 1 else None
+    learn = learner(DataLoader(data, 5, sampler=sampler), None)
+    learn.fit(2)
+    ends["sampler"] = {**end_of(learn), "history": []}
+    names = [TensorBoard(every_steps=2), RunFiles(), Progress()]
+    learn = learner(points(30), points(13, 2), cbs=names, folder=RUN / f"board-{world_size()}")
+    learn.fit(2)
+    ends["board"] = {**end_of(learn), "folder": learn.folder.name}
+    return ends
+
+
+def breaks():
+    """Raises on rank 1 in the middle of a fit."""
+    learn = nasty(RUN, model=mlp, cbs=[Raise("after_loss", RuntimeError("rank 1 has had enough"), on=1)])
+    learn.fit(3)
+
+
+JOBS = {
+    job.__name__: job
+    for job in (
+        *(evaluation, training, endings, endings_on_one, batches_cancelled, batches_cancelled_on_one),
+        *(interrupted, killed, moved, refusals, others, breaks),
+    )
+}
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    *names, folder = sys.argv[1:]
+    results = {name: JOBS[name]() for name in names}
+    torch.save(results, Path(folder) / f"rank-{rank()}.pt")

@@ -1,0 +1,136 @@
+"""Ranks that are killed, signalled, raise or are asked for what they cannot do: a clear word, and never a hang."""
+
+import contextlib
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+
+from tests.rank_processes import command, run_jobs, torchrun
+from tests.resume_jobs import equal
+
+
+def run_killed(folder, signals, seed=0, restarts=20):
+    """The job ``killed`` on two ranks, of which a random one gets each signal, a random while after it has begun."""
+    rng = random.Random(seed)
+    folder.mkdir(exist_ok=True)
+    arguments = command(
+        *("-m", "tests.rank_jobs", "killed", folder),
+        options=[f"--max-restarts={restarts}", "--monitor-interval=0.05"],
+        RANK_RUN=folder,
+        SECONDS_A_BATCH=0.03,
+    )
+    with (folder / "output").open("w") as output:
+        torchrun = subprocess.Popen(**arguments, stdout=output, stderr=output)
+        for number in signals:
+            pids = wait_for_ranks(folder, torchrun)
+            if pids is None:
+                break
+            time.sleep(rng.random())
+            with contextlib.suppress(ProcessLookupError):  # it is done by now
+                os.kill(rng.choice(pids), number)
+        torchrun.wait(timeout=300)
+    text = (folder / "output").read_text()
+    assert torchrun.returncode == 0, text[-5000:]
+    return [torch.load(folder / f"rank-{rank}.pt", weights_only=False)["killed"] for rank in range(2)], text
+
+
+def wait_for_ranks(folder, torchrun):
+    """The process ids of two ranks that have begun their fit anew; None if the run is over first."""
+    while torchrun.poll() is None:
+        begun = [folder / f"started-{rank}" for rank in range(2)]
+        if all(path.exists() and path.read_text() for path in begun):
+            pids = [int(path.read_text()) for path in begun]
+            for path in begun:
+                path.unlink()
+            return pids
+        time.sleep(0.01)
+    return None
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The end of the job, which nobody disturbs."""
+    return run_killed(tmp_path_factory.mktemp("whole") / "run", [])[0]
+
+
+def test_run_on_ranks_when_killed_at_random_moments_then_restarts_and_ends_with_the_same_bits(whole, tmp_path, soak):
+    ends, text = run_killed(tmp_path / "killed", [signal.SIGKILL] * (20 if soak else 5), seed=1)
+    assert text.count("(exitcode: -9)") >= (15 if soak else 3)  # the others came when a run was over
+    assert equal(ends, whole)
+
+
+def test_run_on_ranks_when_one_is_signalled_then_all_save_and_go_on_with_the_same_bits(whole, tmp_path):
+    ends, text = run_killed(tmp_path / "signalled", [signal.SIGTERM, signal.SIGUSR1], seed=2)
+    assert text.count("can be resumed") >= 1
+    assert "(exitcode: 75)" in text
+    assert equal(ends, whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["terminated", "Ctrl-C"])
+def test_torchrun_when_signalled_then_a_whole_checkpoint_is_left_and_it_can_be_gone_on_with(number, whole, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    arguments = command(*("-m", "tests.rank_jobs", "killed", folder), RANK_RUN=folder, SECONDS_A_BATCH=0.05)
+    with (folder / "output").open("w") as output:
+        launcher = subprocess.Popen(**arguments, stdout=output, stderr=output, start_new_session=True)
+        pids = wait_for_ranks(folder, launcher)
+        time.sleep(0.5)
+        if number == signal.SIGINT:  # a terminal sends it to all processes
+            for pid in pids:
+                os.kill(pid, number)
+        launcher.send_signal(number)
+        begun = time.monotonic()
+        assert launcher.wait(timeout=60) != 0
+    assert time.monotonic() - begun < 30
+    text = (folder / "output").read_text()
+    assert "can be resumed" in text, text
+    assert not list((folder / "checkpoints").glob(".*")), "no half-written file"
+    ends, _ = run_killed(folder, [])
+    assert equal(ends, whole)
+
+
+def test_ranks_when_one_raises_then_all_end_and_its_traceback_comes_first_and_once(tmp_path):
+    begun = time.monotonic()
+    run = torchrun("-m", "tests.rank_jobs", "breaks", tmp_path, n_ranks=3, RANK_RUN=tmp_path)
+    assert run.returncode == 1
+    assert time.monotonic() - begun < 90  # of which the start takes most, on a machine that has more to do
+    text = run.stderr
+    assert text.index("RuntimeError: rank 1 has had enough") < text.index("FAILED")
+    assert text.index("rank_jobs.py") < text.index("rank 1 has had enough")  # its traceback
+    assert text.count("RuntimeError: rank 1 has had enough") == 1
+    assert "raised by Raise.after_loss: training, epoch 1, batch 2" in text
+    assert text.count("Traceback") == 2  # the rank's and torchrun's own; who finds it gone says so in one line
+    assert (tmp_path / "crash-rank1.pt").exists()
+    assert not (tmp_path / "crash.pt").exists()
+    assert [path.name for path in (tmp_path / "checkpoints").glob("step-*.pt")] != []
+
+
+REFUSED = {
+    "model": "TypeError: .*got a DistributedDataParallel: give the plain module, model.module",
+    "step": "TypeError: .*got a step of one's own: give a TrainStep, or train in one process",
+    "metric": "TypeError: .*'roc', Ignite's EpochMetric, gathers batches .* compute it from learn.predict",
+    "train": "TypeError: on 2 ranks the loader for training is one that .*; got a DataLoader: .*DistributedSampler",
+    "valid": "TypeError: on 2 ranks the loader for evaluation is one that .*; got a DataLoader: take DataLoaders",
+    "evaluate": "TypeError: on 2 ranks the loader for evaluation is one that .*; got a DataLoader: take DataLoaders",
+    "predict": "TypeError: on 2 ranks the loader for evaluation is one that .*; got a list: take DataLoaders",
+    "sampler": "ValueError: a DistributedSampler .*; got one for rank 1 of 7 on rank . of 2: leave num_replicas and",
+    "sparse": "TypeError: gradients .* dense tensors; got a sparse one: make the layer with sparse=False",
+    "epochs": "ValueError: all ranks run the same job; rank 1 has n_epochs 2, rank 0 1",
+    "data": "ValueError: all ranks run the same job; rank 1 has training loader .*'n_samples': 9.*'n_samples': 8",
+    "rows": "ValueError: .* in the order of the samples; got 1 rows for 4 samples on rank 0: predict in one process",
+    "few": "ValueError: .*; 1 of 2 have none here, for the metric 'a': take a larger batch_size or fewer ranks",
+}
+
+
+def test_ranks_when_asked_for_what_they_cannot_do_then_each_says_why_and_the_next_fit_goes_well(tmp_path):
+    for ranks in run_jobs(["refusals"], tmp_path, 2):
+        texts = ranks["refusals"]
+        assert texts.keys() == REFUSED.keys()
+        for name, pattern in REFUSED.items():
+            assert re.match(pattern, texts[name]), texts[name]

@@ -1,0 +1,113 @@
+"""Several ranks, started by torchrun: the numbers of one process, every ending agreed on, and no hang in any case."""
+
+import math
+
+import pytest
+import torch
+
+from tests import rank_jobs
+from tests.event_records import scalars
+from tests.rank_jobs import IN_BATCH, JOBS
+from tests.rank_processes import run_jobs
+from tests.resume_jobs import equal
+
+
+def distance(ends, others):
+    """How far apart weights and losses are; all else is equal; over all keys."""
+    assert ends.keys() <= others.keys()
+    apart = 0.0
+    for key, end in ends.items():
+        other = others[key]
+        assert end["step"] == other["step"], key
+        for name, weight in end["weights"].items():
+            apart = max(apart, (weight - other["weights"][name]).abs().max().item())
+        for row, same in zip(end["history"], other["history"], strict=True):
+            assert row.keys() == same.keys(), key
+            assert equal(row.get("valid_accuracy"), same.get("valid_accuracy")), key
+            gaps = [
+                abs(row[name] - same[name]) for name in row if not math.isnan(row[name]) or not math.isnan(same[name])
+            ]
+            assert not any(map(math.isnan, gaps)), key
+            apart = max(apart, *gaps)
+    return apart
+
+
+@pytest.mark.parametrize("n_ranks", [2, 3, 4])
+def test_ranks_when_they_evaluate_and_train_then_give_the_numbers_of_one_process(n_ranks, tmp_path):
+    one = {name: JOBS[name]() for name in ("evaluation", "training")}
+    for ranks in run_jobs(one, tmp_path, n_ranks):
+        for case, (means, predictions) in one["evaluation"].items():
+            their_means, their_predictions = ranks["evaluation"][case]
+            assert their_means["accuracy"] == means["accuracy"], case
+            assert abs(their_means["loss"] - means["loss"]) < 1e-14, case  # float64, added up in another order
+            # matrix products of other shapes round differently
+            assert torch.allclose(their_predictions, predictions, rtol=0, atol=1e-13), case
+        assert distance(ranks["training"], one["training"]) < 1e-12  # float64 over 18 steps; DESIGN promises 1e-6
+
+
+# A stop asked for in before_batch leaves Ignite's loop before the batch, and on ranks after it. A cancel after the
+# backward leaves its gradients to the next batch, as the documents' loop does, and on ranks nothing.
+OTHERWISE = {
+    *((accumulate, "before_batch", "stop") for accumulate in (1, 2)),
+    *((1, point, *scope) for point in ("after_backward", "after_step") for scope in [(), ("epoch",)]),
+}
+
+
+@pytest.mark.parametrize("n_ranks", [3])
+def test_ranks_when_a_fit_is_cancelled_or_stopped_anywhere_then_all_end_as_one_process_does(n_ranks, tmp_path):
+    one = {name: JOBS[name]() for name in ("endings", "batches_cancelled")}
+    same = {name: {key: end for key, end in ends.items() if key not in OTHERWISE} for name, ends in one.items()}
+    everybodys = run_jobs(
+        ["endings", "endings_on_one", "batches_cancelled", "batches_cancelled_on_one"], tmp_path, n_ranks
+    )
+    for ranks in everybodys:
+        assert distance(same["endings"], ranks["endings"]) < 1e-12
+        assert distance(same["endings"], ranks["endings_on_one"]) < 1e-12
+        assert distance(same["batches_cancelled"], ranks["batches_cancelled"]) < 1e-12
+        stops = [end["reason"] for key, end in ranks["endings_on_one"].items() if key[2] == "stop"]
+        assert set(stops) == {f"enough on rank {n_ranks - 1}"}
+        for name, ends in ranks.items():  # among themselves the ranks agree to the bit
+            assert distance(ends, everybodys[0][name]) == 0
+    left_out = everybodys[0]["batches_cancelled_on_one"]
+    assert left_out[1, "after_step"]["step"] == 14  # the others' samples make the step
+    first, *rest = (left_out[1, point] for point in IN_BATCH[:4])
+    assert all(equal(first["weights"], other["weights"]) for other in rest)
+    assert not equal(first["weights"], left_out[1, "after_batch"]["weights"])  # there its samples have counted
+
+
+@pytest.mark.parametrize("n_ranks", [1, 2])
+def test_run_on_ranks_when_stopped_anywhere_and_resumed_then_ends_with_the_same_bits(n_ranks, tmp_path):
+    for ranks in run_jobs(["interrupted"], tmp_path, n_ranks):
+        for name, end in ranks["interrupted"].items():
+            assert equal(end, ranks["interrupted"]["whole"]), name
+
+
+def test_run_when_resumed_on_another_number_of_ranks_then_sees_the_same_samples_in_the_same_order(tmp_path):
+    def moved(folder, *parts):
+        folder.mkdir()
+        for n_ranks, n_batches in parts:
+            end = run_jobs(["moved"], folder, n_ranks, N_BATCHES=n_batches)
+        return {"end": end[0]["moved"]}
+
+    whole = moved(tmp_path / "one", (1, -1))
+    assert distance(whole, moved(tmp_path / "two", (2, 3), (3, 4), (1, -1))) < 1e-12
+
+
+def test_ranks_when_layers_are_unused_and_others_gather_then_all_is_that_of_one_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(rank_jobs, "RUN", tmp_path)
+    one = rank_jobs.others()
+    for ranks in run_jobs(["others"], tmp_path, 2):
+        ends = ranks["others"]
+        same = {name: ends[name] for name in ("unused", "metrics", "board")}
+        assert distance(same, one) < 1e-12
+        assert torch.equal(ends["metrics"]["confusion"], one["metrics"]["confusion"])
+        assert ends["board"]["folder"] == "board-2"
+        assert ends["sampler"]["step"] == 6  # 15 samples a rank in batches of 5, two epochs
+    ours, theirs = (scalars(tmp_path / name) for name in ("board-1", "board-2"))
+    assert ours.keys() == theirs.keys()
+    for tag in ours.keys() - {"time/samples_per_second", "loss/batch"}:  # wall clock; rank 0's share
+        assert [step for step, _ in ours[tag]] == [step for step, _ in theirs[tag]], tag
+        assert [value for _, value in ours[tag]] == pytest.approx([value for _, value in theirs[tag]], rel=1e-5), tag
+    assert {path.name.partition(".")[0] for path in (tmp_path / "board-1").iterdir()} == {
+        path.name.partition(".")[0] for path in (tmp_path / "board-2").iterdir()
+    }
