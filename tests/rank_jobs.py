@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from ignite.metrics import Accuracy as IgniteAccuracy
-from ignite.metrics import ConfusionMatrix, EpochMetric
+from ignite.metrics import EpochMetric, Precision
 from torch import nn, optim
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
 
@@ -385,11 +385,11 @@ def others():
     learn.fit(2)
     assert all(not learn.opt.state[parameter] for parameter in learn.model.never.parameters())
     ends["unused"] = end_of(learn)
-    metrics = {"accuracy": IgniteAccuracy(), "confusion": ConfusionMatrix(3)}
+    metrics = {"accuracy": IgniteAccuracy(), "precision": Precision(average=True)}
     weighted = nn.CrossEntropyLoss(torch.tensor([1.0, 2.0, 3.0]).double())
     learn = learner(points(30), points(30, 2), loss_func=weighted, metrics=metrics)
     learn.fit(2)
-    ends["metrics"] = {**end_of(learn), "history": [], "confusion": learn.results["confusion"]}
+    ends["metrics"] = {**end_of(learn), "history": [], "precision": learn.results["precision"]}
     data = TensorDataset(*points(30))
     sampler = DistributedSampler(data, seed=4) if world_size() > 1 else None
     learn = learner(DataLoader(data, 5, sampler=sampler), None)
