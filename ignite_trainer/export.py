@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .files import write_aside
-from .models import modes_kept
+from .modes import modes_kept
 from .rng import get_rng_state, set_rng_state
 
 __all__ = ["export_model", "load_weights", "save_weights"]

@@ -1,4 +1,4 @@
-"""The Learner: model, data, loss and optimizer on two Ignite engines, and the function ``fit`` around it."""
+"""The Learner: model, data, loss and optimizer on two Ignite engines."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .callbacks import Dispatcher, in_order, run_cbs
 from .checks import FirstBatchChecks
 from .data import OrderedLoader
 from .devices import pick_device
-from .distributed import initialize, is_main, world_size
+from .distributed import initialize, world_size
 from .engines import CancellableEngine, always
 from .epochs import check_loader, is_function, pair_of_loaders
 from .events import Scope, TrainEvents
 from .export import export_model, load_weights, save_weights
 from .gradients import check_gradient_options, window_for
-from .metrics import Accuracy, Loss, attach_metrics, metrics_from
-from .models import modes_kept
+from .metrics import Loss, attach_metrics, metrics_from
+from .modes import modes_kept
 from .optim import OptimizerOptions
 from .ranks import Ranks
 from .resume import Resumption, streams_kept
@@ -35,7 +35,7 @@ from .summary import summarize
 from .timeline import timeline
 from .validation import Validation
 
-__all__ = ["Learner", "fit"]
+__all__ = ["Learner"]
 
 
 class Learner:
@@ -474,65 +474,3 @@ class Learner:
         if self.evaluator.cancelled >= Scope.EPOCH:
             self.evaluator.state.metrics = dict.fromkeys(["loss", *self.metrics], math.nan)
         return {name: self.evaluator.state.metrics[name] for name in ["loss", *self.metrics]}
-
-
-def fit(
-    epochs: int,
-    model: nn.Module,
-    optimizer: Any,
-    loss_fn: Callable[[Any, Any], Tensor],
-    train_dl: Any,
-    valid_dl: Any,
-    *,
-    cbs: Iterable[Any] = (),
-) -> tuple[float, float]:
-    """Train a classifier, validate after each epoch, print a line for each; stays on the model's device.
-
-    Args:
-        epochs: at least 1.
-        model: gives scores, (N, classes).
-        optimizer: anything with ``step`` and ``zero_grad``.
-        loss_fn: (preds, y) → a 0-d tensor.
-        train_dl: batches ``(x, y)``, y class numbers.
-        valid_dl: likewise.
-        cbs: callbacks.
-
-    Returns:
-        The last epoch's validation loss, weighted by batch sizes, and accuracy.
-
-    Raises:
-        ValueError: ``epochs`` < 1, or targets that are no class numbers.
-
-    Source: the documents' ``fit``.
-
-    >>> data = [(torch.tensor([[1.0], [-1.0]]), torch.tensor([0, 1]))]
-    >>> model = nn.Linear(1, 2)
-    >>> _ = nn.init.zeros_(model.weight), nn.init.zeros_(model.bias)
-    >>> loss, accuracy = fit(1, model, optim.SGD(model.parameters(), lr=1.0), nn.CrossEntropyLoss(), data, data)
-    0 loss = 0.31326165795326233, accuracy = 1.0
-    """
-    if not isinstance(epochs, int) or epochs < 1:
-        raise ValueError(f"epochs is the number of epochs, so at least 1; got {epochs!r}")
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    learn = Learner(
-        model,
-        (train_dl, valid_dl),
-        loss_fn,
-        cbs=[*cbs, _Line()],
-        optimizer=optimizer,
-        metrics={"accuracy": Accuracy()},
-        device=device,
-    )
-    results = learn.fit(epochs)
-    return results["loss"], results["accuracy"]
-
-
-class _Line:
-    """The documents' line for each epoch."""
-
-    order = 70
-
-    def after_validate(self, learn: Learner) -> None:
-        row = learn.history[-1]
-        if is_main():
-            print(f"{learn.epoch} loss = {row['valid_loss']}, accuracy = {row['valid_accuracy']}")

@@ -1,8 +1,6 @@
-"""The documents' models: a perceptron written in two ways, a classifier of flat images, a small CNN; and modes."""
+"""The documents' models: a perceptron written in two ways, a classifier of flat images, a small CNN."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -102,21 +100,3 @@ class SmallCNN(nn.Module):
         x = self.relu(self.conv2(x))
         out: torch.Tensor = self.fc(self.pool(x).flatten(1))
         return out
-
-
-@contextmanager
-def modes_kept(model: nn.Module) -> Iterator[None]:
-    """In here modules may be put into training or evaluation mode; each gets its own back, whatever happens.
-
-    >>> model = nn.Dropout().train()
-    >>> with modes_kept(model):
-    ...     _ = model.eval()
-    >>> model.training
-    True
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

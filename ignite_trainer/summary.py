@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .models import modes_kept
+from .modes import modes_kept
 
 __all__ = ["summarize"]
 

@@ -18,7 +18,8 @@ from ..data import DataLoaders, TensorLoader
 from ..data.augment import AUGMENTATIONS, Augmented
 from ..learner import Learner
 from ..metrics import accuracy
-from ..models import SimpleNN, SmallCNN, mlp, modes_kept
+from ..models import SimpleNN, SmallCNN, mlp
+from ..modes import modes_kept
 from ..optim import param_groups
 from ..rng import get_rng_state, seed_everything, set_rng_state
 from ..vision import import_torchvision

@@ -19,8 +19,8 @@ from ..data import DataLoaders
 from ..handlers import EMA, Checkpoint, EarlyStopping, Schedule
 from ..learner import Learner
 from ..metrics import accuracy
-from ..optim import warmup_cosine
 from ..rng import seed_everything
+from ..schedules import warmup_cosine
 from .mistakes import UserMistake
 
 __all__ = ["builtin_loop_job", "builtin_resume_job", "call", "find_function", "make_learner"]

@@ -16,7 +16,7 @@ from ..export import load_weights
 from ..handlers import EMA, Checkpoint, EarlyStopping, NaNGuard, Progress, RunFiles, Schedule, TensorBoard
 from ..handlers.checkpoint import newest_checkpoint
 from ..handlers.signals import EXIT_RESUMABLE
-from ..optim import one_cycle, warmup_cosine
+from ..schedules import one_cycle, warmup_cosine
 from .build import Job, build_job, loader_of
 from .config_file import job_section
 from .job_data import JobData

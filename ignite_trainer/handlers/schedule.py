@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ..callbacks import Callback
 from ..epochs import loader_length
-from ..optim import LRSchedule, build_scheduler
+from ..schedules import LRSchedule, build_scheduler
 from .best import check_monitor
 
 __all__ = ["Schedule"]
