@@ -133,15 +133,6 @@ def sum_in_place(tensor: torch.Tensor) -> None:
             dist.all_reduce(tensor, group=_host_group if tensor.is_cpu else None)
 
 
-def any_rank(flag: bool) -> bool:
-    """Whether the flag is set on any rank: one reduction, after which all ranks decide alike.
-
-    >>> any_rank(True)
-    True
-    """
-    return bool(sum_float64(torch.tensor(int(flag))).item())
-
-
 def all_objects(mine: Any) -> list[Any]:
     """What every rank gives, in the order of the ranks, on all of them; plain data and tensors.
 

@@ -53,9 +53,7 @@ class Epochs:
             engine.annotate(error, "the loader", ahead=1)
             raise
         self.batches = None
-        if (
-            engine.cancelled == Scope.EPOCH
-        ):  # before the first batch, where Ignite cannot end an epoch, or by the loader
+        if engine.cancelled == Scope.EPOCH:  # by the loader, or before a first batch: there Ignite can end no epoch
             engine.end_epoch()
         if engine.cancelled >= Scope.EPOCH:
             yield None  # Ignite looks at its flags once it has a batch

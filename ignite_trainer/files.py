@@ -62,8 +62,10 @@ def write_whole(path: Path, write: Callable[[Any], None]) -> None:
         raise
 
 
-def write_aside(path: Path, write: Callable[[Path], None]) -> None:
+def write_aside(path: Path, write: Callable[[Path], Any]) -> None:
     """Write a file without a sum, for other programs: a crash at any moment leaves the former content or the new one.
+
+    Whoever may read a new file of this process may read it.
 
     Args:
         path: the file; its folder is made.
@@ -75,7 +77,10 @@ def write_aside(path: Path, write: Callable[[Path], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{path.name}")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         write(temporary)
+        temporary.chmod(mode)  # safetensors 0.8 makes a file that nobody else may read
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -42,6 +42,12 @@ def test_load_weights_after_save_weights_then_every_tensor_has_the_same_bits(mak
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["model.safetensors"]
 
 
+def test_save_weights_then_whoever_may_read_another_file_may_read_this_one(tmp_path):
+    (tmp_path / "other").touch()
+    save_weights(nn.Linear(2, 1), tmp_path / "model.safetensors")
+    assert (tmp_path / "model.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_load_weights_with_tied_weights_then_they_stay_tied(tmp_path):
     save_weights(Tied(), tmp_path / "a.safetensors")
     model = Tied()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from ..files import write_aside
 from ..plots import report
 from ..rng import get_rng_state, set_rng_state
 from ..steps import first_dimension
@@ -167,10 +168,8 @@ def write_report(folder: Path, learn: Any, record: ValidationRecord | None, name
         return
     pictures = {} if record is None else _pictures(record, names, columns=8)
     figure = report(learn.history, {title.replace("_", " "): picture for title, picture in pictures.items()})
-    part = folder / "report.part"
     try:
-        figure.savefig(part, format="png", dpi=100)
-        part.replace(folder / "report.png")
+        write_aside(folder / "report.png", lambda path: figure.savefig(path, dpi=100))
     except OSError as error:
         logging.getLogger("ignite_trainer").warning("report.png is not written into %s: %s", folder, error)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..callbacks import Callback
 from ..distributed import is_main
+from ..files import write_aside
 from .best import Best, BestState, check_monitor
 from .run_config import name_of, run_config
 
@@ -88,21 +88,12 @@ class RunFiles(Callback):
         self._write("model.safetensors", lambda path: save_model(learn.model, str(path), {**metadata, **about}))
 
     def _write(self, name: str, write: Callable[[Path], Any]) -> None:
-        """Have a file written beside its place, then put it there."""
         from safetensors import SafetensorError
 
         if not is_main():
             return
-        part = self._folder / f"{name}.part"
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            part.touch()
-            mode = part.stat().st_mode
-            write(part)
-            part.chmod(mode)  # safetensors 0.8 makes a file that nobody else may read
-            with open(part, "rb+") as file:
-                os.fsync(file.fileno())
-            part.replace(self._folder / name)
+            write_aside(self._folder / name, write)
         except (OSError, SafetensorError) as error:  # safetensors makes its own of an OSError
             if name not in self._failed:
                 self._failed.add(name)
