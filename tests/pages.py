@@ -2,8 +2,9 @@
 
 A Python block that begins with an import begins a program, and the blocks up to the next such one go on with it. One
 whose first line is a comment with a file's name is that file; it begins a program too, unless a file precedes it.
-``# prints: …`` and a text block after a block say what is printed, … for anything. A bash block's lines that begin with
-``ignite-trainer`` are run.
+A bash block whose first line trains on glyphs, which needs no file, begins a program too. ``# prints: …`` and a text
+block after a block say what is printed, … for anything. A bash block's lines that begin with ``ignite-trainer``,
+``python`` or ``torchrun`` are run; they end with exit code 0, or with that of a comment ``# exit code …``.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
+COMMANDS = {"ignite-trainer": ["-m", "ignite_trainer"], "torchrun": ["-m", "torch.distributed.run"], "python": []}
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -33,6 +35,22 @@ class Block(NamedTuple):
         found = re.match(r"# (\w+\.py)\n", self.text)
         return found and found[1]
 
+    @property
+    def needs_no_file(self):
+        """Whether it is commands that begin with a training on glyphs."""
+        return self.language == "bash" and self.text.startswith("ignite-trainer train --data glyphs ")
+
+    @property
+    def may_begin(self):
+        """Whether a program can begin with it."""
+        is_python = self.language == "python" and bool(re.match(r"(import|from) ", self.text) or self.file)
+        return is_python or self.needs_no_file
+
+    @property
+    def has_commands(self):
+        """Whether lines of it are run."""
+        return bool(re.search(f"^({'|'.join(COMMANDS)}) ", self.text, re.MULTILINE))
+
 
 def blocks_of(page):
     """The blocks of a page, in order."""
@@ -44,19 +62,19 @@ def blocks_of(page):
 def programs_of(page):
     """The programs of a page: lists of blocks.
 
-    A bash block ends the one before if it has no command of the package, or if that is no file to run commands on.
+    A bash block ends the one before if it has no command to run, or if that has nothing to run commands on.
     """
     programs, is_open = [], False
     for block in blocks_of(page):
-        begins = block.language == "python" and (re.match(r"(import|from) ", block.text) or block.file)
-        if begins and not (is_open and programs[-1][-1].file):
-            programs.append([])
+        program = programs[-1] if is_open else []
+        has_ground = any(other.file or other.needs_no_file for other in program)
+        if block.may_begin and not (program and (program[-1].file or program[0].needs_no_file)):
+            programs.append([block])
             is_open = True
-        if block.language == "bash" and is_open:
-            has_commands = re.search("^ignite-trainer ", block.text, re.MULTILINE)
-            is_open = bool(has_commands) and any(other.file for other in programs[-1])
-        if is_open:
-            programs[-1].append(block)
+        elif is_open and block.language == "bash" and not (has_ground and block.has_commands):
+            is_open = False
+        elif is_open:
+            program.append(block)
     return programs
 
 
@@ -101,14 +119,16 @@ def check_promises(block, printed):
 
 
 def run_commands(block, folder):
-    """Run the lines of a bash block that are commands of the package; what they print."""
+    """Run the lines of a bash block that are commands; what they print."""
     printed = ""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment["PET_STANDALONE"] = "1"  # torchrun takes a free port
     for line in block.text.splitlines():
         name, *options = shlex.split(line, comments=True) or [""]
-        if name == "ignite-trainer":
-            command = [sys.executable, "-m", "ignite_trainer", *options]
+        if name in COMMANDS:
+            command = [sys.executable, *COMMANDS[name], *options]
             done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-            assert done.returncode == 0, f"{line}: {done.stdout}{done.stderr}"
+            code = re.search(r"# exit code (\d+)$", line)
+            assert done.returncode == (int(code[1]) if code else 0), f"{line}: {done.stdout}{done.stderr}"
             printed += done.stdout
     return printed

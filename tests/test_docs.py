@@ -11,7 +11,7 @@ import ignite_trainer
 from ignite_trainer import POINTS
 from tests.pages import PAGES, ROOT, programs_of, run_program
 
-PROGRAMS = [(page, program) for page in PAGES for program in programs_of(page) if program[0].language == "python"]
+PROGRAMS = [(page, program) for page in PAGES for program in programs_of(page)]
 README = (ROOT / "README.md").read_text()
 
 

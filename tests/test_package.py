@@ -105,6 +105,15 @@ def test_package_when_installed_then_imports_from_there_and_knows_its_version(in
     assert version == ignite_trainer.__version__
 
 
+def test_console_script_when_installed_then_trains_and_evaluates_what_it_trained(installed, tmp_path):
+    script = installed / "bin" / "ignite-trainer"
+    train = (script, "train", "--data", "glyphs", "--epochs", "1", "--device", "cpu", "--folder", "run")
+    assert "Epoch 1/1, Training Loss: " in run(*train, cwd=tmp_path)
+    assert {"config.yaml", "history.csv", "model.safetensors", "report.png"} <= set(os.listdir(tmp_path / "run"))
+    told = run(script, "evaluate", "run", cwd=tmp_path)
+    assert float(re.search(r"accuracy ([\d.]+)%", told)[1]) > 50  # of ten classes; one epoch gives about 80
+
+
 def test_console_script_when_installed_then_helps_and_compares_a_loop(installed, tmp_path):
     shutil.copy(ROOT / "tests" / "tiny.py", tmp_path / "my_loop.py")
     (tmp_path / "my_job.py").write_text(
