@@ -91,6 +91,26 @@ def labels_outside():
     return dataset, dataset
 
 
+def triples():
+    dataset = [(torch.ones(1, 8, 8), 0, 1)] * 6
+    return Triples(dataset), Triples(dataset)
+
+
+class Triples(list):
+    classes = CLASSES
+
+
+def no_test():
+    return images(60, 1), images(30, 2)
+
+
+def larger():
+    """Its validation data make larger inputs of a picture than the model takes."""
+    parts = tiny()
+    parts[1].transform = lambda picture: torch.zeros(1, 9, 9)
+    return parts
+
+
 class Net(nn.Sequential):
     """Dropout and batch norm: random numbers and buffers."""
 

@@ -99,6 +99,24 @@ MISTAKES = [
     ("evaluate {}/other", "has conv1.weight not at all, the model has it of shape"),
     ("predict {}/run x.png", "predict takes files of images or folders of them; there is no x.png"),
     ("predict {}/run {}/without", "predict takes images; the folder {}/without has none"),
+    ("train --data folder:{}/single", "has 1 image; to train and to validate at least 2 are needed"),
+    (
+        "train --data folder:{}/splits",
+        "--data: train, valid and test have the same folders of classes; {}/splits/valid",
+    ),
+    ("train --data tests.cli_jobs:triples", "an item is (tensor, class number); got ['Tensor', 'int', 'int']"),
+    (
+        "train --data tests.cli_jobs:tiny --model torchvision:resnet19",
+        "--model torchvision:NAME is one of torchvision's",
+    ),
+    (
+        "evaluate {}/now_clouds",
+        "{}/now_clouds was trained on 3 classes and inputs (1, 8, 8); tests.cli_jobs:clouds has 3",
+    ),
+    ("evaluate {}/now_no_test --split test", "--split test needs test data; tests.cli_jobs:no_test has none: leave it"),
+    ("evaluate {}/of_half_pixels", "config.yaml: input_shape is whole numbers; got 0.5"),
+    ("predict {}/of_numbers {}/0.png", "predict reads images; the inputs of {}/of_numbers are of shape (64,)"),
+    ("predict {}/now_larger {}/0.png", "{}/0.png gives an input of shape (1, 9, 9); the model takes (1, 8, 8)"),
     ("export nowhere", "a run is a folder, such as runs/20260131-235959; there is no folder nowhere"),
 ]
 
@@ -120,6 +138,22 @@ def mistaken(tmp_path_factory):
     (folder / "script" / "config.yaml").write_text("lr: {value: 0.1, from: Learner}\n")
     (folder / "other" / "config.yaml").write_text(config.replace("value: tests.cli_jobs:Net", "value: small-cnn"))
     (folder / "other" / "model.safetensors").write_bytes((right / "model.safetensors").read_bytes())
+    data, shape = "value: tests.cli_jobs:tiny", "input_shape:\n    value:\n    - 1\n    - 8\n    - 8\n"
+    for name, was, is_now in (
+        ("now_clouds", data, "value: tests.cli_jobs:clouds"),
+        ("now_no_test", data, "value: tests.cli_jobs:no_test"),
+        ("now_larger", data, "value: tests.cli_jobs:larger"),
+        ("of_half_pixels", shape, shape.replace("1", "0.5")),
+        ("of_numbers", shape, "input_shape:\n    value:\n    - 64\n"),
+    ):
+        (folder / name).mkdir()
+        assert config.count(was) == 1
+        (folder / name / "config.yaml").write_text(config.replace(was, is_now))
+        (folder / name / "model.safetensors").write_bytes((right / "model.safetensors").read_bytes())
+    picture(folder / "0.png")
+    for path in ("single/bag", "splits/train/bag", "splits/train/coat", "splits/valid/bag"):
+        (folder / path).mkdir(parents=True)
+        picture(folder / path / "0.png")
     (folder / "damaged" / "checkpoints").mkdir()
     (folder / "damaged" / "checkpoints" / "step-00000012.pt").write_text("half a")
     return folder

@@ -184,7 +184,7 @@ def test_time_limit_when_over_then_ends_the_fit_after_the_batch_and_after_fit_is
 
     learn = learner([Slow(), TimeLimit(0.05)])
     learn.fit(1000)
-    assert "time limit: 0.05 seconds are over in epoch 1, batch" in learn.stop_reason
+    assert learn.stop_reason == f"time limit: 0.05 seconds are over in epoch 1, batch {ended[0] + 1}"
     assert len(ended) == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections.abc import Iterable, Mapping
@@ -150,8 +151,6 @@ def write_batch(events: EventFile, batch: Any, names: list[str] | None, step: in
 
 def write_graph(events: EventFile, model: Any, x: Any) -> None:
     """The graph of a copy of the model; the random generators are put back."""
-    import copy
-
     from torch.utils.tensorboard import _pytorch_graph  # SummaryWriter.add_graph has no other way to it
 
     state = get_rng_state()

@@ -110,7 +110,7 @@ class TimeLimit(Callback):
     def after_batch(self, learn: Any) -> None:
         """Look at the clock."""
         if learn.model.training and time.monotonic() > self._end and learn.at_step_boundary:
-            text = f"time limit: {self.seconds:g} seconds are over in epoch {learn.epoch + 1}, batch {learn.iter}"
+            text = f"time limit: {self.seconds:g} seconds are over in epoch {learn.epoch + 1}, batch {learn.iter + 1}"
             learn.stop(text, outcome="resumable")
 
 
