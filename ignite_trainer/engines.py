@@ -436,6 +436,11 @@ def create_trainer(
         device: None leaves the model and the batches where they are.
         prepare_batch: a batch of the loader → ``(x, y)``; None: it is that pair.
         precision, accumulate, clip_norm: as for ``Learner``.
+
+    >>> model = nn.Linear(2, 1)
+    >>> trainer = create_trainer(model, torch.optim.SGD(model.parameters(), lr=0.1), nn.MSELoss())
+    >>> trainer.run([(torch.ones(4, 2), torch.ones(4, 1))] * 3, max_epochs=2).iteration
+    6
     """
     check_gradient_options(accumulate, clip_norm)
     place = torch.device(device or "cpu")
@@ -460,6 +465,12 @@ def create_evaluator(
         device: None leaves the model and the batches where they are.
         prepare_batch: a batch of the loader → ``(x, y)``; None: it is that pair.
         precision: as for ``Learner``.
+
+    >>> from ignite.metrics import MeanSquaredError
+    >>> evaluator = create_evaluator(nn.Identity(), nn.MSELoss())
+    >>> MeanSquaredError().attach(evaluator, "mse")
+    >>> evaluator.run([(torch.zeros(4, 1), torch.ones(4, 1))]).metrics["mse"]
+    1.0
     """
     place = torch.device(device or "cpu")
     step = EvalStep(preparation(place, prepare_batch), autocast_for(precision, place))

@@ -16,7 +16,6 @@ from ignite.engine import Events
 from torch import Tensor, nn, optim
 
 from .callbacks import Dispatcher, in_order, run_cbs
-from .checks import FirstBatchChecks
 from .data import OrderedLoader
 from .devices import pick_device
 from .distributed import initialize, world_size
@@ -24,6 +23,7 @@ from .engines import CancellableEngine, always
 from .epochs import check_loader, is_function, pair_of_loaders
 from .events import Scope, TrainEvents
 from .export import export_model, load_weights, save_weights
+from .first_batch import FirstBatchChecks
 from .gradients import check_gradient_options, window_for
 from .metrics import Loss, attach_metrics, metrics_from
 from .modes import modes_kept

@@ -17,6 +17,7 @@ import torch
 from ignite_trainer import Callback
 from ignite_trainer.files import DamagedFile, read_verified, write_whole
 from ignite_trainer.handlers.checkpoint import load_checkpoint, newest_checkpoint
+from ignite_trainer.handlers.crash import load_crash
 from tests.test_resume import plain
 
 ROOT = Path(__file__).parents[1]
@@ -107,6 +108,13 @@ def test_checkpoint_when_it_is_another_file_that_is_whole_then_is_refused(tmp_pa
     write_whole(tmp_path / "other.pt", lambda file: file.write(buffer.getvalue()))
     with pytest.raises(DamagedFile, match=r"other\.pt is no checkpoint of this version"):
         load_checkpoint(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize(("load", "what"), [(load_checkpoint, "checkpoint"), (load_crash, "crash report")])
+def test_file_with_its_sum_when_it_cannot_be_loaded_then_it_is_said_what_it_is_not(load, what, tmp_path):
+    write_whole(tmp_path / "text.pt", lambda file: file.write(b"no pickle"))
+    with pytest.raises(DamagedFile, match=rf"text\.pt is no {what}: UnpicklingError while it was loaded"):
+        load(tmp_path / "text.pt")
 
 
 def run_limited(body):

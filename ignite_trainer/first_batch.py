@@ -1,4 +1,4 @@
-"""What is looked at once, on the first batch of each loader: it would cost a wait for the device on every batch."""
+"""The first batch of each loader, looked at once: on every batch it would cost a wait for the device."""
 
 from __future__ import annotations
 
