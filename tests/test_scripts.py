@@ -38,6 +38,27 @@ def test_train_fashion_mnist_when_run_then_prints_the_documents_lines_and_writes
     assert done.stderr == ""
 
 
+def test_fashion_mnist_best_when_run_on_few_images_then_reports_the_test_accuracy(tmp_path, fashion_mnist_root):
+    few = "--images", "512", "--epochs", "2", "--threads", "1"
+    done = run("fashion_mnist_best.py", *few, "--root", str(fashion_mnist_root), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    *epochs, test, seconds = done.stdout.splitlines()
+    assert [line.split(",")[0] for line in epochs] == ["Epoch 1/2", "Epoch 2/2"]
+    assert training_loss(epochs[1]) < training_loss(epochs[0])
+    assert test.startswith("Test Accuracy: ")
+    assert seconds.endswith(" of processor time")
+    assert done.stderr == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fashion_mnist_best_when_images_are_kept_back_then_leaves_the_test_images_alone(tmp_path, fashion_mnist_root):
+    few = "--images", "512", "--validation", "128", "--epochs", "1", "--threads", "1"
+    done = run("fashion_mnist_best.py", *few, "--root", str(fashion_mnist_root), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    epoch, _seconds = done.stdout.splitlines()
+    assert ", Validation Accuracy: " in epoch
+
+
 def test_fit_script_when_run_then_prints_the_documents_line(fashion_mnist_root):
     done = run("fit.py", "--epochs", "1", "--images", "2000", "--root", str(fashion_mnist_root))
     assert done.returncode == 0, done.stderr
