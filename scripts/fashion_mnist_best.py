@@ -23,7 +23,7 @@ from ignite_trainer.data.augment import flip, shift
 class Options:
     """Train a small residual network on Fashion-MNIST."""
 
-    epochs: int = 10
+    epochs: int = 15
     """times through the training images"""
     batch_size: int = 128
     """images in a batch"""
