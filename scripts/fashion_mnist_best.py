@@ -40,7 +40,7 @@ class Options:
     images: int = 60_000
     """training images to use, of 60,000"""
     threads: int = 2
-    """cores to use"""
+    """cores to use; 1 where other programs use them too, as threads that wait for each other waste time"""
     root: str = "data"
     """folder of the images"""
 
