@@ -254,16 +254,17 @@ def loss_size_of(loss_func: Any) -> Size:
         return first_dimension
 
     def labels(preds: Any, y: Tensor) -> int | Tensor:
-        if y.is_floating_point():  # class probabilities: the loss divides by the number of distributions
-            return y.numel() // y.shape[1] if y.ndim > 1 else 1
-        if weight is None:
-            if y.is_cpu and y.ndim == 1 and y.numel() <= _FEW:
-                return y.numel() - y.tolist().count(ignore)
-            if ignore < 0 and y.is_cpu and y.numel() and y.min().item() >= 0:  # 1 µs; on a device it would wait
-                return y.numel()
-            return (y != ignore).sum()
-        kept = y[y != ignore]
-        return weight.to(kept.device)[kept].sum()
+        n: int = y.numel()
+        if n <= _FEW and y.dtype is torch.int64 and weight is None and y.is_cpu and y.ndim == 1:
+            return n - y.tolist().count(ignore)
+        if y.dtype.is_floating_point:  # class probabilities: the loss divides by the number of distributions
+            return n // y.shape[1] if y.ndim > 1 else 1
+        if weight is not None:
+            kept = y[y != ignore]
+            return weight.to(kept.device)[kept].sum()
+        if ignore < 0 and n and y.is_cpu and y.min().item() >= 0:  # 1 µs; on a device it would wait
+            return n
+        return (y != ignore).sum()
 
     return labels
 

@@ -19,10 +19,10 @@ class Times(NamedTuple):
 
 
 def compare(rounds, jobs):
-    """Each job's times, taken in turn, A B A B …; what they print is swallowed."""
+    """Each job's times, taken in turn, A B B A A B …; what they print is swallowed."""
     times = {name: Times([], []) for name in jobs}
-    for _ in range(rounds):
-        for name, job in jobs.items():
+    for place in range(rounds):
+        for name, job in list(jobs.items())[:: -1 if place % 2 else 1]:
             with redirect_stdout(io.StringIO()):
                 wall, cpu = time.perf_counter(), time.process_time()
                 job()
