@@ -49,7 +49,8 @@ class Learner:
         model: moved to ``device`` at once.
         dls: ``DataLoaders(train, valid)``, a pair, or an object with ``train`` and ``valid``; ``valid`` may be None.
             A loader is an iterable of batches ``(x, y)``, or a function that returns one for each epoch.
-        loss_func: (preds, y) → a 0-d tensor.
+        loss_func: (preds, y) → a 0-d tensor. How many samples its mean stands for is found out here, once; see
+            ``loss_size``.
         lr: learning rate, given to ``opt_func``.
         cbs: callbacks; may be changed between fits.
         opt_func: (parameters, lr) → an optimizer, anything with ``step`` and ``zero_grad``; made anew at every fit.

@@ -157,7 +157,8 @@ def test_train_with_max_steps_then_the_cut_epoch_is_validated_and_the_run_is_fin
     assert "MaxSteps" in out  # the timeline
     assert [row["step"] for row in history(folder)] == steps
     assert history(folder)[-1]["train_loss"] > 0
-    assert run(["resume", folder], capsys).out.startswith(f"{folder} is finished: {len(steps)} epochs, {n} steps")
+    epochs = f"{len(steps)} epoch{'s' * (len(steps) > 1)}"
+    assert run(["resume", folder], capsys).out.startswith(f"{folder} is finished: {epochs}, {n} steps")
 
 
 def test_train_when_another_run_began_in_the_same_second_then_its_folder_is_left_alone(tmp_path, capsys, monkeypatch):

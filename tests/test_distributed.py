@@ -1,6 +1,8 @@
 """Ranks as torchrun starts them: two real processes run a small program."""
 
 import os
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -153,3 +155,32 @@ finalize()
     run = torchrun(START + program, tmp_path)
     # once Ignite no longer waits, rank() can ask it
     assert run.stdout.split() == ["True", "True"], run.stderr
+
+
+def test_rank_when_another_is_gone_then_it_ends_with_one_line_and_code_1(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        START
+        + """
+initialize("cpu")
+sum_float64(torch.ones(1))
+if rank() == 1:
+    os._exit(3)
+sum_float64(torch.ones(1))
+"""
+    )
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(one.getsockname()[1]), "WORLD_SIZE": "2"}
+    environment = {**os.environ, **place, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", program], env={**environment, "RANK": n}, stderr=subprocess.PIPE, text=True
+        )
+        for n in ("0", "1")
+    ]
+    left, gone = (process.communicate(timeout=120)[1] for process in ranks)
+    assert [process.returncode for process in ranks] == [1, 3]
+    assert gone == ""
+    line = r"rank 0 ends, as another rank is gone; that one's error tells why \(.+\)\n"
+    assert re.fullmatch(line, left), left
