@@ -96,6 +96,17 @@ class CancellableEngine(Engine):
         wish: on several ranks, the scope that was cancelled here and that the others do not know of yet.
 
     Source: fastai's cancel exceptions, on Ignite's events.
+
+    >>> loop = Loop(nn.Identity(), nn.MSELoss())
+    >>> loop.engine = CancellableEngine(lambda loop: loop.batch * 2, loop, training=True)
+    >>> @loop.engine.on(Events.ITERATION_STARTED)
+    ... def without_negative_ones(engine):
+    ...     if engine.state.batch < 0:
+    ...         raise CancelBatchException
+    >>> handle = loop.engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: print(loop.engine.state.output))
+    >>> state = loop.engine.run([1, -2, 3], max_epochs=1)
+    2
+    6
     """
 
     interrupt_resume_enabled = False  # 0.5.5: a run after one that raised would return None, untrained

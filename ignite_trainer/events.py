@@ -81,18 +81,58 @@ class CancelException(Exception):
 
 
 class CancelBatchException(CancelException):
-    """Skip the rest of this batch: its remaining callbacks and handlers, backward, step, ``after_batch``."""
+    """Skip the rest of this batch: its remaining callbacks and handlers, backward, step, ``after_batch``.
+
+    >>> import torch
+    >>> from ignite_trainer import Callback, CancelBatchException, Learner
+    >>> class Skip(Callback):
+    ...     def before_batch(self, learn):
+    ...         if not len(learn.batch[1]):
+    ...             raise CancelBatchException
+    >>> sizes = [4, 0, 4]
+    >>> data = [(torch.ones(n, 2), torch.ones(n, 1)) for n in sizes]
+    >>> learn = Learner(torch.nn.Linear(2, 1), (data, None), torch.nn.MSELoss(), 0.1, [Skip()], device="cpu")
+    >>> results = learn.fit(1)
+    >>> learn.step
+    2
+    """
 
     scope = Scope.BATCH
 
 
 class CancelEpochException(CancelException):
-    """Skip the rest of this phase's epoch and its ``after_epoch``; validation still follows a training phase."""
+    """Skip the rest of this phase's epoch and its ``after_epoch``; validation still follows a training phase.
+
+    >>> import torch
+    >>> from ignite.engine import Events
+    >>> from ignite_trainer import CancelEpochException, Learner
+    >>> data = [(torch.ones(4, 2), torch.ones(4, 1))] * 5
+    >>> learn = Learner(torch.nn.Linear(2, 1), (data, None), torch.nn.MSELoss(), 0.1, device="cpu")
+    >>> @learn.trainer.on(Events.ITERATION_COMPLETED)
+    ... def two_batches_are_enough():
+    ...     if learn.iter == 1:
+    ...         raise CancelEpochException
+    >>> results = learn.fit(3)
+    >>> learn.step
+    6
+    """
 
     scope = Scope.EPOCH
 
 
 class CancelFitException(CancelException):
-    """Skip all that remains of the fit, ``after_fit`` too; ``fit`` returns as usual."""
+    """Skip all that remains of the fit, ``after_fit`` too; ``fit`` returns as usual.
+
+    >>> import torch
+    >>> from ignite_trainer import Callback, CancelFitException, Learner
+    >>> class ThreeSteps(Callback):
+    ...     def after_step(self, learn):
+    ...         if learn.step == 3:
+    ...             raise CancelFitException
+    >>> data = [(torch.ones(4, 2), torch.ones(4, 1))] * 5
+    >>> learn = Learner(torch.nn.Linear(2, 1), (data, None), torch.nn.MSELoss(), 0.1, [ThreeSteps()], device="cpu")
+    >>> learn.fit(3), learn.step
+    ({}, 3)
+    """
 
     scope = Scope.FIT

@@ -139,6 +139,13 @@ class EvalStep:
     Args:
         prepare: a batch of the loader → ``(x, y)`` on the model's device.
         autocast: the context of model and loss; None: none.
+
+    >>> from ignite_trainer.engines import CancellableEngine
+    >>> loop = Loop(nn.Identity(), nn.MSELoss())
+    >>> loop.engine = CancellableEngine(EvalStep(as_pair), loop, training=False)
+    >>> preds, y = loop.engine.run([(torch.zeros(4, 1), torch.ones(4, 1))]).output
+    >>> loop.loss
+    tensor(1.)
     """
 
     def __init__(self, prepare: Prepare, autocast: Any = None):

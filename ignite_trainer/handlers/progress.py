@@ -22,6 +22,16 @@ class Progress(Callback):
     Args:
         bar: None: where standard error is a terminal, and in notebooks.
         file: where the lines go; None: standard output.
+
+    >>> import torch
+    >>> from ignite_trainer import Learner
+    >>> model = torch.nn.Linear(1, 1)
+    >>> zeros = [torch.nn.init.zeros_(parameter) for parameter in model.parameters()]
+    >>> data = [(torch.ones(2, 1), torch.ones(2, 1))]
+    >>> cbs = [Progress(bar=False)]
+    >>> results = Learner(model, (data, data), torch.nn.MSELoss(), 0.25, cbs, device="cpu").fit(2)
+    Epoch 1/2, Training Loss: 1.0000, Validation Loss: 0.0000
+    Epoch 2/2, Training Loss: 0.0000, Validation Loss: 0.0000
     """
 
     order = 70
