@@ -205,12 +205,11 @@ class Accuracy(_Share):
 
 
 def _n_correct(preds: Tensor, y: Tensor) -> int | Tensor:
-    """How many predictions are largest at their label: a number on the CPU, where nothing waits, else a tensor."""
+    """How many predictions are largest at their label; nothing waits for a device."""
     if preds.dtype in _AS_ARRAYS and preds.is_cpu and y.is_cpu and preds.ndim == 2:  # 2.5 µs for 32 rows, not 7
         scores = preds.detach() if preds.requires_grad else preds
         return int(np.count_nonzero(scores.numpy().argmax(axis=1) == y.numpy()))
-    correct = (preds.argmax(dim=1) == y).sum()
-    return int(correct) if correct.is_cpu else correct
+    return (preds.argmax(dim=1) == y).sum()
 
 
 class BatchMean(_Share):

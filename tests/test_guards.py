@@ -189,19 +189,19 @@ def test_time_limit_when_over_then_ends_the_fit_after_the_batch_and_after_fit_is
 
 
 class MeanConfidence:
-    """A metric as other libraries write them."""
+    """A metric as other libraries write them; it keeps its list, and computes a tensor of one number."""
 
     def __init__(self):
-        self.reset()
+        self.values = []
 
     def reset(self):
-        self.values = []
+        self.values.clear()
 
     def update(self, preds, y):
         self.values.append(preds.softmax(1).amax(1))
 
     def compute(self):
-        return torch.cat(self.values).mean()
+        return torch.cat(self.values).mean(dim=0, keepdim=True)
 
 
 def test_metric_of_another_library_when_given_then_is_updated_and_computed_on_a_copy():

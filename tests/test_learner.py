@@ -134,9 +134,9 @@ class Stream(IterableDataset):
         return iter([(torch.ones(6), 1)] * 10)
 
 
-@pytest.mark.parametrize("loader", [Changing(True), Changing(False)], ids=["sized", "unsized"])
-def test_epochs_when_the_loader_changes_length_then_each_ends_with_it(loader):
-    learn = learner(train=loader)
+@pytest.mark.parametrize("sized", [True, False], ids=["sized", "unsized"])
+def test_epochs_when_the_loader_changes_length_then_each_ends_with_it(sized):
+    learn = learner(train=Changing(sized))
     learn.fit(3)
     assert [row["step"] for row in learn.history] == [3, 8, 10]
 
@@ -319,7 +319,7 @@ REFUSED = {
         ValueError,
         "n_epochs is the number of epochs, a whole number from 0; got -1",
     ),
-    "metric": (lambda: learner(metrics={"f1": 3}), TypeError, "'f1' is 3"),
+    "metric": (lambda: learner(metrics={"f1": 3}), TypeError, "'f1' is 3$"),
     "metric class": (lambda: learner(metrics={"a": Accuracy}), TypeError, "make an instance of it"),
     "metric loss": (lambda: learner(metrics={"loss": accuracy}), ValueError, "give the metric another"),
     "evaluate": (lambda: learner().evaluate(), ValueError, "this Learner has no validation loader: give one"),

@@ -1,15 +1,18 @@
 """The metrics of an epoch: counts that are exact for every kind of scores."""
 
 import math
+import re
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from ignite.metrics import Accuracy as IgniteAccuracy
 from torch import nn
 
-from ignite_trainer import Accuracy
+from ignite_trainer import Accuracy, Callback, CancelBatchException, Learner, Loss
 from ignite_trainer.steps import loss_size_of
+from tests.tiny import blobs, mlp
 
 SCORES = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.1, math.nan, math.inf, -math.inf])
 
@@ -41,6 +44,62 @@ def test_accuracy_when_a_loader_fills_one_buffer_again_and_again_then_has_counte
         preds[:, best] = 1
         metric.update((preds, y))
     assert metric.compute() == 1 / 3
+
+
+@pytest.mark.parametrize(
+    ("shapes", "dtype"),
+    [(((4, 3), (4,)), torch.float32), (((4, 3), (4, 1)), torch.int64), (((4,), (4,)), torch.int64)],
+    ids=["probabilities", "a column", "no scores"],
+)
+def test_accuracy_when_labels_are_no_class_numbers_that_fit_the_scores_then_is_refused(shapes, dtype):
+    preds, y = torch.zeros(shapes[0]), torch.zeros(shapes[1], dtype=dtype)
+    message = "accuracy compares scores (N, classes) with class numbers (N,); got {} and {} of {}: for a regression"
+    with pytest.raises(ValueError, match=f"^{re.escape(message.format(*shapes, dtype))}"):
+        Accuracy().update((preds, y))
+
+
+def test_loss_when_the_numbers_of_samples_are_tensors_then_is_the_mean_in_float64():
+    values, counts, loss = torch.tensor([0.1, 0.7], dtype=torch.float64), torch.tensor([3, 1]), Loss()
+    for value, n in zip(values, counts, strict=True):
+        loss.update((value, n))
+    assert loss.compute() == (0.1 * 3 + 0.7) / 4
+
+
+def validated(metrics, *, cbs=(), n_epochs=1, **how):
+    """A learner that stands still, after a fit, and its validation batches, of 10, 10 and 5 points."""
+    x, y = blobs(25)
+    data = list(zip(x.split(10), y.split(10), strict=True))
+    learn = Learner(mlp(), (data, data), nn.CrossEntropyLoss(), 0.0, cbs, metrics=metrics, device="cpu", **how)
+    learn.fit(n_epochs)
+    return learn, data
+
+
+def test_function_of_a_batch_when_a_metric_then_each_epoch_has_its_mean_with_the_batch_sizes_as_weights():
+    def margin(preds, y):
+        return (preds.amax(1) - preds.gather(1, y[:, None])[:, 0]).mean().item()
+
+    learn, data = validated({"margin": margin}, n_epochs=2)
+    with torch.no_grad():
+        expected = sum(margin(learn.model(x), y) * len(y) for x, y in data) / 25
+    assert [row["valid_margin"] for row in learn.history] == [expected, expected]
+
+
+def test_loss_size_when_it_counts_the_predictions_then_they_weigh_the_losses():
+    learn, data = validated(None, loss_size=lambda preds, y: preds.numel() ** 2)
+    with torch.no_grad():
+        losses = [nn.functional.cross_entropy(learn.model(x), y).item() for x, y in data]
+    assert learn.results["loss"] == (losses[0] * 900 + losses[1] * 900 + losses[2] * 225) / 2025
+
+
+def test_metric_of_ignite_when_every_batch_of_an_epoch_was_cancelled_then_is_nan_as_ours_are():
+    class Skip(Callback):
+        def after_predict(self, learn):
+            if not learn.model.training:
+                raise CancelBatchException
+
+    learn, _ = validated({"theirs": IgniteAccuracy(), "ours": Accuracy()}, cbs=[Skip()])
+    assert learn.results.keys() == {"loss", "theirs", "ours"}
+    assert all(math.isnan(value) for value in learn.results.values())
 
 
 @given(st.data(), st.sampled_from([(0,), (1,), (32,), (64,), (65,), (4, 3), ()]), st.sampled_from([-100, 0, 2]))
