@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from ignite_trainer import Callback, Checkpoint
+from ignite_trainer import Callback, CancelFitException, Checkpoint
 from ignite_trainer.handlers.checkpoint import load_checkpoint
 from tests.resume_jobs import end_of, equal
 from tests.test_resume import plain
@@ -41,8 +41,9 @@ def steps_saved(folder):
         ({"every_steps": 5, "every_epochs": None}, 3, [5, 10, 15]),  # due on an epoch's last batch
         ({"every_steps": 4}, 2, [4, 5, 9, 10]),  # counted from any save
         ({}, 3, [5, 10, 15]),
-        ({"every_epochs": 2}, 5, [10, 20, 25]),
+        ({"every_epochs": 3}, 5, [15, 25]),
         ({"every_epochs": None}, 2, [10]),
+        ({}, 0, []),
         ({"every_epochs": None, "every_seconds": 1e-9}, 1, [1, 2, 3, 4, 5]),
         ({"every_epochs": None, "every_seconds": 20}, 2, [10]),
     ],
@@ -104,7 +105,8 @@ def test_fit_when_signalled_then_saves_exits_75_and_goes_on_to_the_same_bits(
     assert ended.value.code == 75
     assert saved(folder) == [left]
     path = folder / "checkpoints" / f"step-{left[0]:08d}.pt"
-    assert caplog.messages == [f"stopped by SIGTERM after step {left[0]}: {path} can be resumed"]
+    text = f"stopped by SIGTERM after step {left[0]}: {path} can be resumed"
+    assert caplog.record_tuples == [("ignite_trainer", logging.WARNING, text)]
     assert signal.getsignal(signal.SIGTERM) is former
     again = learner(folder, checkpoint=options, valid=True, accumulate=accumulate)
     again.fit(3, resume=True)
@@ -117,6 +119,27 @@ def test_fit_when_signalled_at_its_very_end_then_is_finished(place, tmp_path):
     again = learner(tmp_path, valid=True)
     again.fit(2, resume=True)
     assert again.stop_reason.startswith("finished before: 2 epochs")
+
+
+class End(Callback):
+    """Ends the fit in the middle of its first epoch, or after it, to be gone on with."""
+
+    def __init__(self, point):
+        setattr(self, point, self.end)
+
+    def end(self, learn):
+        if learn.engine.training and learn.iter == 2:
+            raise CancelFitException
+        if learn.epoch == 0 and learn.history:
+            learn.stop("for a while", outcome="resumable")
+
+
+@pytest.mark.parametrize("point", ["after_batch", "after_validate"])
+def test_fit_when_cancelled_or_stopped_before_its_end_then_is_not_finished(point, tmp_path):
+    learner(tmp_path, [End(point)]).fit(2)
+    again = learner(tmp_path)
+    again.fit(2, resume=True)
+    assert (len(again.history), again.stop_reason) == (2, "")
 
 
 @pytest.mark.parametrize("inside", [".", "checkpoints"])
@@ -159,6 +182,55 @@ def test_best_checkpoint_when_a_learner_fits_again_then_is_that_of_the_last_fit(
         learn.fit(2)
         models.append(load_checkpoint(tmp_path / "checkpoints" / "best.pt")["model"])
     assert not equal(*models)
+
+
+def test_checkpoint_when_it_has_a_folder_of_its_own_then_all_is_written_and_found_there(tmp_path):
+    class Break(Callback):
+        def after_loss(self, learn):
+            if learn.epoch == 1:
+                raise KeyError("broken")
+
+    with pytest.raises(KeyError, match="broken"):
+        learner(tmp_path / "run", [Break()], {"folder": tmp_path / "own"}).fit(2)
+    assert (tmp_path / "own" / "crash.pt").exists()
+    assert steps_saved(tmp_path / "own") == [5]
+    again = learner(tmp_path / "run", checkpoint={"folder": str(tmp_path / "own")})
+    again.fit(2, resume=True)
+    assert (len(again.history), steps_saved(tmp_path / "own")) == (2, [5, 10])
+
+
+def test_checkpoint_when_nothing_is_said_then_keeps_the_newest_two(tmp_path):
+    plain(tmp_path).fit(3)
+    assert steps_saved(tmp_path) == [10, 15]
+
+
+@pytest.mark.parametrize("background", [False, True], ids=["at once", "background"])
+def test_checkpoint_when_only_one_is_kept_then_a_better_value_leaves_it_and_a_newer_one_takes_its_place(
+    background, tmp_path
+):
+    seen = []
+
+    class Falling(Callback):
+        def before_epoch(self, learn):
+            time.sleep(0.1 * background)  # the file is written by then
+            seen.append(steps_saved(tmp_path) if learn.epoch else [])
+
+        def after_validate(self, learn):
+            learn.history[-1]["train_loss"] = -learn.epoch
+
+    options = {"keep": 1, "every_epochs": 2, "monitor": "train_loss", "background": background}
+    learner(tmp_path, [Falling()], options).fit(4)
+    assert (seen, steps_saved(tmp_path)) == ([[], [], [10], [10]], [20])
+
+
+def test_fit_when_its_last_save_in_the_background_fails_then_raises(tmp_path):
+    class Spoil(Callback):
+        def after_fit(self, learn):
+            shutil.rmtree(tmp_path / "checkpoints")
+            (tmp_path / "checkpoints").touch()
+
+    with pytest.raises(OSError, match="checkpoints"):
+        learner(tmp_path, [Spoil()], {"every_epochs": None, "background": True}).fit(1)
 
 
 def test_checkpoint_when_the_background_save_fails_then_a_batch_raises_and_no_other_file_is_tried(tmp_path):

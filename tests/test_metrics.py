@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ignite.metrics import Accuracy as IgniteAccuracy
 from torch import nn
 
-from ignite_trainer import Accuracy, Callback, CancelBatchException, Learner, Loss
+from ignite_trainer import Accuracy, Callback, CancelBatchException, Learner, Loss, accuracy
 from ignite_trainer.steps import loss_size_of
 from tests.tiny import blobs, mlp
 
@@ -35,6 +35,7 @@ def test_accuracy_when_there_are_more_dimensions_then_counts_every_place(shape):
     for part in (slice(1), slice(1, None)):
         metric.update((preds[part], y[part]))
     assert metric.compute() == int((preds.argmax(dim=1) == y).sum()) / y.numel()
+    assert accuracy(preds, y).item() == pytest.approx(metric.compute(), rel=1e-6)  # a mean in float32
 
 
 def test_accuracy_when_a_loader_fills_one_buffer_again_and_again_then_has_counted_each_batch():
@@ -59,10 +60,17 @@ def test_accuracy_when_labels_are_no_class_numbers_that_fit_the_scores_then_is_r
 
 
 def test_loss_when_the_numbers_of_samples_are_tensors_then_is_the_mean_in_float64():
-    values, counts, loss = torch.tensor([0.1, 0.7], dtype=torch.float64), torch.tensor([3, 1]), Loss()
+    values, counts, loss = torch.tensor([0.1, 0.77], dtype=torch.float64), torch.tensor([3, 1]), Loss()
     for value, n in zip(values, counts, strict=True):
         loss.update((value, n))
-    assert loss.compute() == (0.1 * 3 + 0.7) / 4
+    assert loss.compute() == (0.1 * 3 + 0.77) / 4
+
+
+def test_loss_when_its_sums_come_from_a_run_on_a_device_then_goes_on_with_them():
+    loss = Loss()
+    loss.load([torch.tensor(0.3, dtype=torch.float64), 3.1], torch.device("cpu"))
+    loss.update((torch.tensor(0.7, dtype=torch.float64), 1))
+    assert loss.compute() == (0.3 + 0.7) / (3.1 + 1)
 
 
 def validated(metrics, *, cbs=(), n_epochs=1, **how):

@@ -151,9 +151,11 @@ def test_resume_without_what_it_needs_then_says_what(tmp_path, monkeypatch):
         learn.fit(1, resume="nowhere")
 
 
-def test_checkpoint_with_persistent_workers_of_a_stock_loader_then_is_refused(tmp_path):
-    loader = DataLoader(Noisy(8, 0), 4, num_workers=1, persistent_workers=True)
-    learn = Learner(mlp(), (loader, None), nn.CrossEntropyLoss(), 0.1, [Checkpoint()], folder=tmp_path)
+@pytest.mark.parametrize("place", [0, 1], ids=["training", "validation"])
+def test_checkpoint_with_persistent_workers_of_a_stock_loader_then_is_refused(place, tmp_path):
+    loaders = [[blobs(4)], [blobs(4)]]
+    loaders[place] = DataLoader(Noisy(8, 0), 4, num_workers=1, persistent_workers=True)
+    learn = Learner(mlp(), loaders, nn.CrossEntropyLoss(), 0.1, [Checkpoint()], folder=tmp_path)
     with pytest.raises(ValueError, match=r"take DataLoaders.from_datasets, or leave persistent_workers out"):
         learn.fit(1)
 

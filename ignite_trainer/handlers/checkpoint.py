@@ -167,7 +167,6 @@ class Checkpoint(Callback):
         """Go on from a ``state_dict``; a best value of another monitor is left out."""
         if self.best is not None and state["best"] is not None and state["best"]["monitor"] == self.best.monitor:
             self.best.load_state_dict(state["best"])
-        self._saved_at = time.monotonic()
 
     def _has_waited(self) -> bool:
         return self.every_seconds is not None and time.monotonic() - self._saved_at >= self.every_seconds
