@@ -98,7 +98,7 @@ def test_ranks_when_layers_are_unused_and_others_gather_then_all_is_that_of_one_
     one = rank_jobs.others()
     for ranks in run_jobs(["others"], tmp_path, 2):
         ends = ranks["others"]
-        same = {name: ends[name] for name in ("unused", "metrics", "board")}
+        same = {name: ends[name] for name in ("unused", "metrics", "board", "timed")}
         assert distance(same, one) < 1e-12
         assert ends["metrics"]["precision"] == pytest.approx(one["metrics"]["precision"], abs=1e-12)
         assert ends["board"]["folder"] == "board-2"
@@ -111,3 +111,5 @@ def test_ranks_when_layers_are_unused_and_others_gather_then_all_is_that_of_one_
     assert {path.name.partition(".")[0] for path in (tmp_path / "board-1").iterdir()} == {
         path.name.partition(".")[0] for path in (tmp_path / "board-2").iterdir()
     }
+    saved = [sorted(path.name for path in (tmp_path / f"timed-{n}" / "checkpoints").glob("*.pt")) for n in (1, 2)]
+    assert saved[0] == saved[1] == [f"step-{step:08d}.pt" for step in range(1, 11)]
