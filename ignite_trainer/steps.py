@@ -252,12 +252,12 @@ def loss_size_of(loss_func: Any) -> Size:
         A function (preds, y) → an int, or a 0-d tensor on the device of y.
     """
     if isinstance(loss_func, (nn.CrossEntropyLoss, nn.NLLLoss)):
+        if loss_func.reduction != "mean":
+            return first_dimension
         ignore, weight = loss_func.ignore_index, loss_func.weight
     elif loss_func is F.cross_entropy or loss_func is F.nll_loss:
         ignore, weight = -100, None
     else:
-        return first_dimension
-    if isinstance(loss_func, nn.Module) and getattr(loss_func, "reduction", "mean") != "mean":
         return first_dimension
 
     def labels(preds: Any, y: Tensor) -> int | Tensor:

@@ -1,11 +1,13 @@
 """The Learner: modes, loaders of every kind, fits in a row, and what it refuses."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch import nn, optim
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from ignite_trainer import Accuracy, Callback, Learner, accuracy, fit
+from ignite_trainer import Accuracy, Callback, Learner, accuracy, create_evaluator, fit
 from tests.tiny import blobs, dropout_net, hand_fit, mlp, same_state
 
 
@@ -205,6 +207,22 @@ def test_prepare_batch_when_given_then_makes_the_pair_of_any_batch():
     learn = learner(train=dicts, prepare_batch=lambda batch: (batch["image"], batch["label"]))
     learn.fit(1)
     assert learn.step == 4
+
+
+class Boxes(NamedTuple):
+    corners: torch.Tensor
+    labels: list
+
+
+def test_batch_when_it_is_a_nest_then_keeps_its_form_and_every_tensor_is_on_the_device():
+    def nest(n):
+        return {"boxes": Boxes(n, [n, "cat"]), "sizes": (n, [n], 3)}
+
+    evaluator = create_evaluator(nn.Identity(), lambda preds, y: None, device="meta")
+    x, y = evaluator.run([(torch.zeros(2), nest(torch.zeros(2)))]).output
+    assert x.is_meta
+    assert y["boxes"].corners.is_meta
+    assert repr(y) == repr(nest(torch.zeros(2, device="meta")))
 
 
 class Optimizer:

@@ -117,3 +117,19 @@ def test_weight_of_a_cross_entropy_when_labels_are_ignored_then_is_the_number_of
     y = torch.tensor(labels, dtype=torch.int64).reshape(shape)
     size = loss_size_of(nn.CrossEntropyLoss(ignore_index=ignored))
     assert int(size(None, y)) == sum(label != ignored for label in labels)
+
+
+@pytest.mark.parametrize(
+    ("nest", "mean"),
+    [
+        (lambda y: y, 2.0),
+        (lambda y: [(y, y[:1]), y[:1]], 2.0),
+        (lambda y: {"boxes": {"first": y}, "one": y[:1]}, 2.0),
+        (lambda y: y[0], 3.0),
+    ],
+    ids=["tensor", "list of tuples", "dict of dicts", "0-d tensor"],
+)
+def test_epochs_loss_when_y_is_any_nest_then_weighs_each_batch_by_its_first_tensor(nest, mean):
+    batches = [(torch.full((n, 1), loss), nest(torch.zeros(n))) for n, loss in ((3, 1.0), (1, 5.0))]
+    learn = Learner(nn.Identity(), (batches, batches), lambda preds, y: preds.mean(), 0.1, device="cpu")
+    assert learn.evaluate() == {"loss": mean}

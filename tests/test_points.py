@@ -135,9 +135,9 @@ def test_cleanup_fit_when_interrupted_by_the_keyboard_then_is_told():
 @pytest.mark.parametrize(
     ("raising", "note"),
     [
-        (Raise("after_loss", KeyError()), "raised by Raise.after_loss: training, epoch 0, batch 0"),
-        (Raise("before_epoch", KeyError()), "raised by Raise.before_epoch: training, epoch 0"),
-        (Raise("after_validate", KeyError()), "raised by Raise.after_validate: training, epoch 0, batch 3"),
+        (Raise("after_loss", KeyError), "raised by Raise.after_loss: training, epoch 0, batch 0"),
+        (Raise("before_epoch", KeyError), "raised by Raise.before_epoch: training, epoch 0"),
+        (Raise("after_validate", KeyError), "raised by Raise.after_validate: training, epoch 0, batch 3"),
     ],
     ids=["batch", "epoch", "validate"],
 )
