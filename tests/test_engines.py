@@ -11,7 +11,7 @@ from ignite.metrics import Accuracy
 from torch import nn
 
 import ignite_trainer
-from ignite_trainer import Learner, TrainEvents, create_trainer
+from ignite_trainer import Learner, TrainEvents, create_evaluator, create_trainer
 
 PRIVATE = {"_fire_event", "_compare_handlers", "_is_done", "_get_data_length", "_event_handlers"}
 
@@ -189,3 +189,73 @@ def test_filtered_method_when_removed_by_its_handle_or_by_itself_then_is_called_
     trainer.state.max_epochs = None
     trainer.run(BATCHES, max_epochs=1)
     assert counts.n == 2
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_terminate_when_told_to_skip_what_follows_then_does_as_ignite_does(skip):
+    def seen_by(engine, ends_the_run):
+        seen = []
+        for event in (Events.EPOCH_COMPLETED, Events.COMPLETED):
+            engine.add_event_handler(event, lambda engine: seen.append((engine.state.epoch, engine.state.iteration)))
+        end = (lambda: engine.terminate(skip)) if ends_the_run else (lambda: engine.terminate_epoch(skip))
+        engine.add_event_handler(Events.ITERATION_COMPLETED(once=3), end)
+        engine.run(BATCHES, max_epochs=2)
+        return seen
+
+    for ends_the_run in (False, True):
+        assert seen_by(bare_trainer(), ends_the_run) == seen_by(engine_of([]), ends_the_run)
+
+
+def test_run_when_given_max_iters_then_runs_so_many_each_time_as_ignite_does():
+    def iterations(engine):
+        seen = []
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: seen.append(engine.state.iteration))
+        for _ in range(2):
+            engine.run(BATCHES, max_iters=6)
+        return seen
+
+    assert iterations(bare_trainer()) == iterations(engine_of([])) == [1, 2, 3, 4, 5, 6] * 2
+
+
+def test_handler_when_attached_by_decorator_with_arguments_then_gets_them():
+    trainer, seen = bare_trainer(), []
+
+    @trainer.on(Events.EPOCH_COMPLETED, "own", key="word")
+    def over(engine, own, key):
+        seen.append((engine, own, key))
+
+    trainer.run(BATCHES, max_epochs=1)
+    assert seen == [(trainer, "own", "word")]
+
+
+def test_loader_when_its_epoch_is_cut_then_is_let_go_of_at_once_as_by_a_break():
+    seen = []
+
+    def loader():
+        try:
+            yield from BATCHES
+        finally:
+            seen.append("closed")
+
+    trainer = bare_trainer()
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(once=2), lambda engine: engine.terminate_epoch())
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: seen.append("epoch completed"))
+    trainer.run(loader, max_epochs=1)
+    assert seen == ["closed", "epoch completed"]
+
+
+def test_create_trainer_and_evaluator_when_given_a_device_then_move_the_model_and_else_leave_it():
+    for create in (lambda model, **how: create_trainer(model, None, nn.MSELoss(), **how), bare_evaluator):
+        assert create(nn.Linear(1, 1), device="meta").loop.model.weight.is_meta
+        assert create(nn.Linear(1, 1, device="meta")).loop.model.weight.is_meta
+
+
+def bare_evaluator(model, **how):
+    return create_evaluator(model, nn.MSELoss(), **how)
+
+
+def test_create_evaluator_when_given_precision_and_prepare_batch_then_follows_them():
+    dicts = [{"x": x, "y": y} for x, y in BATCHES]
+    evaluator = bare_evaluator(nn.Linear(1, 1), precision="bf16", prepare_batch=lambda batch: (batch["x"], batch["y"]))
+    preds, _ = evaluator.run(dicts).output
+    assert preds.dtype == torch.bfloat16

@@ -133,6 +133,28 @@ def test_create_trainer_when_it_accumulates_then_equals_the_learner():
     assert trainer.loop.step == steps
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"clip_norm": 0.1},
+        {"precision": "bf16"},
+        {"precision": "fp16", "accumulate": 2},
+        {"prepare_batch": lambda batch: (2 * batch[0], batch[1])},
+    ],
+    ids=lambda how: "-".join(how),
+)
+def test_create_trainer_when_given_options_then_equals_the_learner(how):
+    torch.manual_seed(0)
+    learn = Learner(mlp(), (_float(batches()), None), nn.CrossEntropyLoss(), 0.1, device="cpu", **how)
+    torch.manual_seed(0)
+    model = mlp()
+    trainer = create_trainer(model, optim.SGD(model.parameters(), 0.1), nn.CrossEntropyLoss(), **how)
+    learn.fit(2)
+    trainer.run(_float(batches()), max_epochs=2)
+    assert trainer.loop.step == learn.step
+    assert same_state(model.state_dict(), learn.model.state_dict())
+
+
 def test_clip_norm_when_given_then_equals_the_loop_that_clips_by_hand():
     def train(clip):
         torch.manual_seed(0)
@@ -237,6 +259,8 @@ def test_gradient_option_when_it_makes_no_sense_then_is_refused(what):
     how, text = WRONG[what]
     with pytest.raises(ValueError, match=text):
         Learner(mlp(), (batches(), None), nn.CrossEntropyLoss(), 0.1, device="cpu", **how)
+    with pytest.raises(ValueError, match=text):
+        create_trainer(mlp(), None, nn.CrossEntropyLoss(), **how)
 
 
 def test_param_groups_when_an_optimizer_is_given_too_then_are_refused():

@@ -69,6 +69,23 @@ def test_callbacks_when_changed_between_fits_then_the_next_fit_has_the_new_ones(
     assert seen == ["old", "new"]
 
 
+def test_callbacks_of_each_batch_when_they_come_after_a_fit_without_then_are_called_before_handlers():
+    learn, seen = learner(train=batches(10)), []
+    for event in (Events.ITERATION_STARTED, Events.ITERATION_COMPLETED):
+        learn.trainer.add_event_handler(event, seen.append, "handler")
+    learn.fit(1)
+
+    class EachBatch(Callback):
+        def before_batch(self, learn):
+            seen.append("callback")
+
+        after_batch = before_batch
+
+    learn.cbs.append(EachBatch())
+    learn.fit(1)
+    assert seen == ["handler", "handler", "callback", "handler", "callback", "handler"]
+
+
 def test_event_of_ones_own_when_fired_then_callbacks_and_handlers_of_it_may_cancel():
     learn, seen = learner(), []
     learn.trainer.register_events("forward_over")
@@ -223,6 +240,26 @@ def test_one_batch_outside_a_fit_then_trains_on_the_batch_and_every_cancel_escap
     learn.cbs = []
     learn.fit(1)
     assert learn.step == 4
+
+
+def test_one_batch_when_a_callback_calls_it_within_a_fit_then_trains_once_more_and_the_fit_goes_on():
+    class Twice(Callback):
+        def after_batch(self, learn):
+            learn.one_batch()
+
+    learn, seen = learner([Twice()]), []
+    learn.trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: seen.append(learn.step))
+    learn.fit(1)
+    assert seen == [2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("cancel", [CancelBatchException(), CancelEpochException(), CancelFitException()])
+def test_one_batch_when_accumulating_and_cancelled_then_the_cancel_escapes(cancel):
+    learn = learner([Raise("after_loss", cancel)], accumulate=2)
+    learn.batch = batches()[0]
+    with pytest.raises(type(cancel)) as raised:
+        learn.one_batch()
+    assert raised.value is cancel
 
 
 def test_filter_when_batches_are_cancelled_then_counts_iterations_and_sees_those_left():
