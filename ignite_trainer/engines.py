@@ -62,7 +62,10 @@ def _no_errors(record: logging.LogRecord) -> bool:
 
 
 class always:  # noqa: N801  reads as a word: add_event_handler(event, always(handler))
-    """A handler that runs even where its event was cancelled, and that may not cancel itself.
+    """A handler that runs even where the other handlers of its event are skipped, and that may not cancel itself.
+
+    A cancelled batch still fires its events. A cancelled epoch or fit is left: its EPOCH_COMPLETED and its COMPLETED
+    are fired for nobody.
 
     >>> trainer = create_trainer(torch.nn.Linear(1, 1), None, torch.nn.MSELoss())
     >>> handle = trainer.add_event_handler(Events.EPOCH_COMPLETED, always(print), "the epoch is over")

@@ -3,6 +3,7 @@
 import ast
 import pathlib
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +12,16 @@ from ignite.metrics import Accuracy
 from torch import nn
 
 import ignite_trainer
-from ignite_trainer import Learner, TrainEvents, create_evaluator, create_trainer
+from ignite_trainer import (
+    CancelBatchException,
+    CancelEpochException,
+    CancelFitException,
+    Learner,
+    TrainEvents,
+    always,
+    create_evaluator,
+    create_trainer,
+)
 
 PRIVATE = {"_fire_event", "_compare_handlers", "_is_done", "_get_data_length", "_event_handlers"}
 
@@ -173,6 +183,40 @@ def test_custom_event_when_it_is_a_string_then_its_handlers_are_called_and_their
     assert raised.value.raised_by.endswith("broken at halfway")
 
 
+def test_failure_in_a_handler_without_a_name_then_is_said_by_what_it_is():
+    def broken(what):
+        raise KeyError(what)
+
+    trainer = bare_trainer()
+    trainer.add_event_handler(Events.STARTED, partial(broken, "partial"))
+    with pytest.raises(KeyError) as raised:
+        trainer.run(BATCHES, max_epochs=1)
+    assert raised.value.raised_by.startswith("functools.partial(")
+
+
+@pytest.mark.parametrize(
+    ("cancel", "expected"),
+    [
+        (CancelBatchException, ["ITERATION_COMPLETED"] * 4 + ["EPOCH_COMPLETED", "COMPLETED"]),
+        (CancelEpochException, ["ITERATION_COMPLETED", "COMPLETED"]),
+        (CancelFitException, ["ITERATION_COMPLETED"]),
+    ],
+)
+def test_always_when_another_handler_cancels_then_is_called_to_the_end_of_the_batch_but_of_no_epoch_or_fit(
+    cancel, expected
+):
+    def skip():
+        raise cancel
+
+    trainer, seen = bare_trainer(), []
+    trainer.add_event_handler(Events.ITERATION_STARTED(once=2), skip)
+    for event in (Events.ITERATION_COMPLETED, Events.EPOCH_COMPLETED, Events.COMPLETED):
+        trainer.add_event_handler(event, lambda: None)
+        trainer.add_event_handler(event, always(seen.append), event.name)
+    trainer.run(BATCHES, max_epochs=1)
+    assert seen == expected
+
+
 def test_filtered_method_when_removed_by_its_handle_or_by_itself_then_is_called_no_more():
     class Counts:
         n = 0
@@ -206,15 +250,23 @@ def test_terminate_when_told_to_skip_what_follows_then_does_as_ignite_does(skip)
         assert seen_by(bare_trainer(), ends_the_run) == seen_by(engine_of([]), ends_the_run)
 
 
-def test_run_when_given_max_iters_then_runs_so_many_each_time_as_ignite_does():
-    def iterations(engine):
+@pytest.mark.parametrize("how", [{"max_iters": 6}, {"max_epochs": 2, "epoch_length": 3}], ids=lambda how: "-".join(how))
+def test_run_when_given_max_iters_or_epoch_length_then_sees_the_batches_that_ignite_does_each_time(how):
+    batches = [(torch.full((1, 1), float(i)), torch.zeros(1, 1)) for i in range(4)]
+
+    def seen_by(engine):
         seen = []
-        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: seen.append(engine.state.iteration))
+        engine.add_event_handler(
+            Events.ITERATION_STARTED,
+            lambda: seen.append((engine.state.iteration, engine.state.batch[0].item(), engine.last_event_name)),
+        )
         for _ in range(2):
-            engine.run(BATCHES, max_iters=6)
+            engine.run(batches, **how)
         return seen
 
-    assert iterations(bare_trainer()) == iterations(engine_of([])) == [1, 2, 3, 4, 5, 6] * 2
+    ours = seen_by(bare_trainer())
+    assert ours == seen_by(engine_of([]))
+    assert [batch for _, batch, _ in ours] == [0, 1, 2, 3, 0, 1] * 2
 
 
 def test_handler_when_attached_by_decorator_with_arguments_then_gets_them():

@@ -153,10 +153,11 @@ def test_cleanup_fit_when_interrupted_by_the_keyboard_then_is_told():
     ("raising", "note"),
     [
         (Raise("after_loss", KeyError), "raised by Raise.after_loss: training, epoch 0, batch 0"),
+        (Raise("before_fit", KeyError), "raised by Raise.before_fit: training, epoch 0"),
         (Raise("before_epoch", KeyError), "raised by Raise.before_epoch: training, epoch 0"),
         (Raise("after_validate", KeyError), "raised by Raise.after_validate: training, epoch 0, batch 3"),
     ],
-    ids=["batch", "epoch", "validate"],
+    ids=["batch", "fit", "epoch", "validate"],
 )
 def test_failure_in_a_callback_then_has_one_note_of_callback_point_phase_epoch_and_batch(raising, note):
     with pytest.raises(KeyError) as raised:
