@@ -108,6 +108,17 @@ def test_ignite_055_when_a_step_raises_then_logs_two_errors_and_ours_none(caplog
     assert [record.levelname for record in caplog.records].count("ERROR") == 2, "Ignite is quiet: the filter may go"
 
 
+def test_engine_when_it_logs_then_does_so_under_the_librarys_name(caplog):
+    caplog.set_level("INFO")
+    bare_trainer().run(BATCHES)
+    assert {record.name for record in caplog.records} == {"ignite_trainer.engine"}
+
+
+def test_engine_when_it_has_not_run_yet_then_is_at_no_batch_and_nothing_is_cancelled():
+    trainer = bare_trainer()
+    assert (trainer.place, trainer.cancelled) == (-1, 0)
+
+
 def test_two_metrics_when_attached_to_one_engine_then_both_are_computed():
     trainer = create_trainer(nn.Linear(1, 2), torch.optim.SGD([torch.zeros(1)], 0.1), nn.CrossEntropyLoss())
     for name in ("first", "second"):
@@ -273,11 +284,12 @@ def test_handler_when_attached_by_decorator_with_arguments_then_gets_them():
     trainer, seen = bare_trainer(), []
 
     @trainer.on(Events.EPOCH_COMPLETED, "own", key="word")
+    @trainer.on(Events.STARTED | Events.COMPLETED, "of two", key="other")
     def over(engine, own, key):
         seen.append((engine, own, key))
 
     trainer.run(BATCHES, max_epochs=1)
-    assert seen == [(trainer, "own", "word")]
+    assert seen == [(trainer, "of two", "other"), (trainer, "own", "word"), (trainer, "of two", "other")]
 
 
 def test_loader_when_its_epoch_is_cut_then_is_let_go_of_at_once_as_by_a_break():

@@ -42,6 +42,10 @@ def test_filtered_handlers_when_attached_by_decorator_then_count_iterations_as_i
     def every_9():
         seen.append(("predicted", learn.trainer.state.iteration))
 
+    @learn.trainer.on(TrainEvents.VALIDATED(every=2))
+    def every_2():
+        seen.append(("validated", learn.trainer.state.iteration))
+
     learn.fit(2)
     assert [row for row in seen if len(row) == 4] == [
         (4, 0, 3, True),
@@ -50,7 +54,7 @@ def test_filtered_handlers_when_attached_by_decorator_then_count_iterations_as_i
         (16, 1, 5, True),
         (20, 1, 9, True),
     ]
-    assert [row for row in seen if len(row) == 2] == [("predicted", 9), ("predicted", 18)]
+    assert [row for row in seen if len(row) == 2] == [("predicted", 9), ("predicted", 18), ("validated", 20)]
 
 
 def test_handlers_when_attached_to_both_engines_then_see_the_epochs_results_in_order():
