@@ -280,8 +280,13 @@ def test_gradient_options_when_the_step_is_ones_own_then_a_warning_says_they_hav
         "^precision, accumulate and clip_norm belong to TrainStep; a step of one's own does that itself, so they "
         "have no effect here$"
     )
-    with pytest.warns(UserWarning, match=text) as warned:
+    with pytest.warns(UserWarning, match=text):
         Learner(
             mlp(), (batches(), None), nn.CrossEntropyLoss(), 0.1, device="cpu", step=lambda learn: None, accumulate=2
         )
-    assert [warning.filename for warning in warned] == [__file__]  # the line that makes the Learner
+
+
+def test_warning_of_options_without_effect_then_points_at_the_line_that_calls_the_learner():
+    with pytest.warns(UserWarning, match="have no effect here") as warned:
+        Learner(mlp(), (batches(), None), nn.CrossEntropyLoss(), 0.1, step=lambda learn: None, clip_norm=1.0)
+    assert [warning.filename for warning in warned] == [__file__]
