@@ -378,7 +378,7 @@ class CancellableEngine(Engine):
         else:
             self.end_run(skip_completed=True)
 
-    def end_run(self, skip_completed: bool = False) -> None:
+    def end_run(self, skip_completed: bool) -> None:
         """Have Ignite leave this run, on this rank."""
         super().terminate(skip_completed)
 

@@ -219,13 +219,21 @@ def test_always_when_another_handler_cancels_then_is_called_to_the_end_of_the_ba
     def skip():
         raise cancel
 
-    trainer, seen = bare_trainer(), []
-    trainer.add_event_handler(Events.ITERATION_STARTED(once=2), skip)
-    for event in (Events.ITERATION_COMPLETED, Events.EPOCH_COMPLETED, Events.COMPLETED):
-        trainer.add_event_handler(event, lambda: None)
-        trainer.add_event_handler(event, always(seen.append), event.name)
-    trainer.run(BATCHES, max_epochs=1)
-    assert seen == expected
+    def note(name, *, seen):
+        seen.append(name)
+
+    def seen_by(engine):
+        seen = []
+        engine.add_event_handler(Events.ITERATION_STARTED(once=2), skip)
+        for event in (Events.ITERATION_COMPLETED, Events.EPOCH_COMPLETED, Events.COMPLETED):
+            engine.add_event_handler(event, lambda: None)
+            engine.add_event_handler(event, always(note), event.name, seen=seen)
+        engine.run(BATCHES, max_epochs=1)
+        return seen
+
+    assert seen_by(bare_trainer()) == expected
+    if cancel is CancelEpochException:  # an evaluation is one epoch
+        assert seen_by(bare_evaluator(nn.Linear(1, 1))) == expected[:1]
 
 
 def test_filtered_method_when_removed_by_its_handle_or_by_itself_then_is_called_no_more():
@@ -323,3 +331,11 @@ def test_create_evaluator_when_given_precision_and_prepare_batch_then_follows_th
     evaluator = bare_evaluator(nn.Linear(1, 1), precision="bf16", prepare_batch=lambda batch: (batch["x"], batch["y"]))
     preds, _ = evaluator.run(dicts).output
     assert preds.dtype == torch.bfloat16
+
+
+def test_loader_of_a_raw_trainer_when_it_is_empty_or_too_short_lived_then_is_refused():
+    with pytest.raises(ValueError, match="the training loader is empty"):
+        bare_trainer().run([], max_epochs=1)
+    with pytest.raises(TypeError, match="once an epoch, 2 times here; the training loader is a one-shot"):
+        bare_trainer().run(iter(BATCHES), max_epochs=2)
+    assert bare_trainer().run(iter(BATCHES)).iteration == 4

@@ -124,10 +124,10 @@ def test_stepped_when_accumulating_then_fires_once_a_window_the_open_one_at_the_
 
 
 def test_create_trainer_when_it_accumulates_then_equals_the_learner():
-    expected, steps = by_hand(2, 3, None, nn.CrossEntropyLoss())
+    expected, steps = by_hand(2, 3, None, nn.CrossEntropyLoss(WEIGHT))
     torch.manual_seed(0)
     model = mlp().double()
-    trainer = create_trainer(model, optim.SGD(model.parameters(), 0.1), nn.CrossEntropyLoss(), accumulate=3)
+    trainer = create_trainer(model, optim.SGD(model.parameters(), 0.1), nn.CrossEntropyLoss(WEIGHT), accumulate=3)
     trainer.run(batches(), max_epochs=2)
     assert_close(model, expected)
     assert trainer.loop.step == steps

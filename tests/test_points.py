@@ -243,7 +243,7 @@ def test_one_batch_outside_a_fit_then_trains_on_the_batch_and_every_cancel_escap
     assert learn.step == 4
 
 
-def test_one_batch_when_a_callback_calls_it_within_a_fit_then_trains_once_more_and_the_fit_goes_on():
+def test_one_batch_when_a_callback_runs_it_within_a_fit_then_trains_once_more_and_the_fit_goes_on():
     class Twice(Callback):
         def after_batch(self, learn):
             learn.one_batch()
