@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ignite.metrics import Accuracy as IgniteAccuracy
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from ignite_trainer import Accuracy, Callback, CancelBatchException, Learner, Loss, accuracy
 from ignite_trainer.steps import loss_size_of
@@ -133,3 +134,14 @@ def test_epochs_loss_when_y_is_any_nest_then_weighs_each_batch_by_its_first_tens
     batches = [(torch.full((n, 1), loss), nest(torch.zeros(n))) for n, loss in ((3, 1.0), (1, 5.0))]
     learn = Learner(nn.Identity(), (batches, batches), lambda preds, y: preds.mean(), 0.1, device="cpu")
     assert learn.evaluate() == {"loss": mean}
+
+
+@pytest.mark.parametrize("shape", [(3,), (4, 3), (4, 3, 5)])
+@pytest.mark.parametrize("kind", ["labels", "probabilities"])
+def test_weight_of_a_cross_entropy_when_its_sum_is_divided_by_it_then_is_its_mean(kind, shape):
+    torch.manual_seed(0)
+    preds = torch.randn(shape, dtype=torch.float64)
+    y = torch.randint(3, (*shape[:1], *shape[2:])) if len(shape) > 1 else torch.tensor(1)
+    y = torch.where(y == 0, -100, y) if kind == "labels" else torch.rand(shape, dtype=torch.float64)
+    mean, total = cross_entropy(preds, y), cross_entropy(preds, y, reduction="sum")
+    torch.testing.assert_close(total / loss_size_of(cross_entropy)(preds, y), mean)
