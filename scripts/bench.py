@@ -16,47 +16,42 @@ import ignite
 import torch
 import tyro
 from benchmarks import costs, data, loops
-from benchmarks.timing import Times, beside, in_new_process, least_over, over, ratio, table
+from benchmarks.timing import Times, in_new_process, over, ratio, rows, table
 
 from ignite_trainer import __version__
 
 BEGIN, END = "<!-- scripts/bench.py writes from here", "<!-- to here -->"
-COLUMNS = ("CPU seconds", "wall seconds", "ratio of CPU times", "of the least")
-HAND = "hand loop, stock DataLoader"
+COLUMNS = ("CPU seconds", "wall seconds", "ratio of CPU times")
 
 
 def jobs_a_and_b(rounds, root, n_batches=1000):
     """The two jobs of the loop, and the dashboard's share of the first."""
     a, dashboard = loops.job_a(rounds, root), loops.dashboard(max(1, rounds // 2), root)
     training, evaluation = loops.job_b(5 * rounds, n_batches)
-    cpu = [
-        (name, *(f"{measure(each, training['hand loop'], n_batches):.1f}" for measure in (over, least_over)))
-        for name, each in training.items()
-    ]
-    with_five, without = training["Learner, five callbacks at every point"], training["Learner"]
-    five, least_five = (measure(with_five, without, n_batches) for measure in (over, least_over))
+    cpu = [(name, f"{over(each, n_batches):.1f}") for name, each in training.items()]
+    five = over(training["Learner, five callbacks at every point"], n_batches) - over(training["Learner"], n_batches)
     return f"""## Job A: the documents' job, one epoch with validation
 
 50,000 / 10,000 images of Fashion-MNIST, batches of 32, 784-128-10, Adam.
 
-{table(["", *COLUMNS], beside(a, HAND))}
+{table(["", *COLUMNS], rows(a))}
 
-{table(["the default dashboard", *COLUMNS], beside(dashboard, "Learner, stock DataLoader, three epochs"))}
+{table(["the default dashboard", *COLUMNS], rows(dashboard))}
 
 ## Job B: 1,000 ready batches of the same model
 
 {5 * rounds} rounds. The exact loss of the epoch is part of the Learner's training. Five callbacks at every point cost
-{five:.1f} µs an iteration beyond the Learner without, {least_five:.1f} by the least times.
+{five:.1f} µs an iteration beyond the Learner without.
 
-{table(["training", "µs of CPU an iteration over the hand loop", "by the least times"], cpu)}
+{table(["training", "µs of CPU an iteration over the hand loop"], cpu)}
 
-{table(["evaluation, loss and accuracy", *COLUMNS], beside(evaluation, "hand loop"))}
+{table(["evaluation, loss and accuracy", *COLUMNS], rows(evaluation))}
 """
 
 
 def other_frameworks(folder, rounds, root):
     """The other frameworks that have an environment in the folder, each beside the hand loop in its own process."""
-    rows = []
+    found = []
     for name in ("lightning", "fastai", "skorch", "accelerate"):
         python = folder / name / "bin" / "python"
         if python.exists():
@@ -68,19 +63,17 @@ def other_frameworks(folder, rounds, root):
                 job: {who: Times(*each) for who, each in result[job].items()} for job in result if job != "version"
             }
             a, b, evaluation = times["a"], times["b"], times.get("evaluation")
-            rows.append(
+            found.append(
                 (
                     f"{name} {result['version']}",
-                    f"{ratio(a['peer'], a['hand']):.2f}",
-                    f"{min(a['peer'].cpu) / min(a['hand'].cpu):.2f}",
-                    f"{over(b['peer'], b['hand'], 1000):+.0f}",
-                    "" if evaluation is None else f"{over(evaluation['peer'], evaluation['hand'], 1000):+.0f}",
+                    f"{ratio(a['peer']):.2f}",
+                    f"{over(b['peer'], 1000):+.0f}",
+                    "" if evaluation is None else f"{over(evaluation['peer'], 1000):+.0f}",
                 )
             )
     head = [
         "",
         "job A, ratio",
-        "of the least",
         "job B, training: µs over the hand loop",
         "job B, evaluation: µs over the hand loop",
     ]
@@ -89,7 +82,7 @@ def other_frameworks(folder, rounds, root):
 Each in an environment and a process of its own, beside the same hand-written loop, with as few extras as it lets one
 have (`scripts/benchmarks/peers.py`). In job B the ready batches come from a stock DataLoader.
 
-{table(head, rows)}
+{table(head, found)}
 """
 
 
@@ -119,7 +112,7 @@ def on_device(device, rounds, root):
 
 The images lie on the device, and so do the batches.
 
-{table(["", *COLUMNS], beside(times, "hand loop, images on the device"))}
+{table(["", *COLUMNS], rows(times))}
 """
 
 
@@ -195,8 +188,8 @@ def main(
     options = "".join((f" --rounds {rounds}", " --peers DIR" * (peers is not None), f" --soak {soak}" * bool(soak)))
     sections = [
         f"""Made by `python scripts/bench.py{options} --write docs/benchmarks.md`:
-interleaved rounds, one thread, medians. Ratios and differences are of process CPU times, taken pair by pair in the same
-run; beside them those of the least time of each, which a busy machine disturbs less.
+interleaved rounds, one thread, medians. Ratios and differences are of process CPU times, each to the mean of its
+table's first row, run just before and just after it.
 
 {versions}, {platform.machine()}, {os.cpu_count()} cores.
 """,

@@ -339,3 +339,15 @@ def test_loader_of_a_raw_trainer_when_it_is_empty_or_too_short_lived_then_is_ref
     with pytest.raises(TypeError, match="once an epoch, 2 times here; the training loader is a one-shot"):
         bare_trainer().run(iter(BATCHES), max_epochs=2)
     assert bare_trainer().run(iter(BATCHES)).iteration == 4
+
+
+@pytest.mark.parametrize(("event", "n_batches"), [(Events.STARTED, 0), (Events.COMPLETED, 3)])
+def test_evaluation_when_a_handler_of_the_whole_run_cancels_the_epoch_then_that_ends_it(event, n_batches):
+    evaluator = create_evaluator(nn.Identity(), nn.MSELoss())
+
+    @evaluator.on(event)
+    def cancel():
+        raise CancelEpochException
+
+    state = evaluator.run([(torch.zeros(2, 1), torch.ones(2, 1))] * 3)
+    assert state.iteration == n_batches

@@ -112,4 +112,4 @@ def test_ranks_when_layers_are_unused_and_others_gather_then_all_is_that_of_one_
         path.name.partition(".")[0] for path in (tmp_path / "board-2").iterdir()
     }
     saved = [sorted(path.name for path in (tmp_path / f"timed-{n}" / "checkpoints").glob("*.pt")) for n in (1, 2)]
-    assert saved[0] == saved[1] == [f"step-{step:08d}.pt" for step in range(1, 11)]
+    assert saved[0] == saved[1] == [f"step-{step:08d}.pt" for step in (4, 7, 10)]  # the clock of any rank has all save

@@ -12,50 +12,53 @@ from typing import NamedTuple
 
 
 class Times(NamedTuple):
-    """Seconds of one job, a pair for each round: of the process's CPU, and by the clock."""
+    """Seconds of one job, one of each for each round."""
 
-    cpu: list
+    cpu: list  # of the process
     wall: list
+    beside: list  # of the process, in the first job: the mean of the runs before and after
 
 
 def compare(rounds, jobs):
-    """Each job's times, taken in turn, A B B A A B …; what they print is swallowed."""
-    times = {name: Times([], []) for name in jobs}
-    for place in range(rounds):
-        for name, job in list(jobs.items())[:: -1 if place % 2 else 1]:
-            with redirect_stdout(io.StringIO()):
-                wall, cpu = time.perf_counter(), time.process_time()
-                job()
-                times[name].cpu.append(time.process_time() - cpu)
-                times[name].wall.append(time.perf_counter() - wall)
+    """Each job's times; the first job is run before and after every other one. What they print is swallowed."""
+    times = {name: Times([], [], []) for name in jobs}
+    (first, base), *others = jobs.items()
+    for _ in range(rounds):
+        before = _seconds_of(base)
+        times[first].cpu.append(before[0])
+        times[first].wall.append(before[1])
+        times[first].beside.append(before[0])
+        for name, job in others:
+            cpu, wall = _seconds_of(job)
+            after = _seconds_of(base)
+            times[name].cpu.append(cpu)
+            times[name].wall.append(wall)
+            times[name].beside.append((before[0] + after[0]) / 2)
+            before = after
     return times
 
 
-def ratio(times, base):
-    """The median of the ratios of CPU times, pair by pair."""
-    return statistics.median(a / b for a, b in zip(times.cpu, base.cpu, strict=True))
+def _seconds_of(job):
+    with redirect_stdout(io.StringIO()):
+        wall, cpu = time.perf_counter(), time.process_time()
+        job()
+        return time.process_time() - cpu, time.perf_counter() - wall
 
 
-def over(times, base, n):
-    """The median of the differences of CPU times, pair by pair: µs for each of n."""
-    return statistics.median(1e6 * (a - b) / n for a, b in zip(times.cpu, base.cpu, strict=True))
+def ratio(times):
+    """The median of the ratios to the first job beside it."""
+    return statistics.median(a / b for a, b in zip(times.cpu, times.beside, strict=True))
 
 
-def least_over(times, base, n):
-    """The least CPU time beyond the other's least, which a busy machine disturbs less: µs for each of n."""
-    return 1e6 * (min(times.cpu) - min(base.cpu)) / n
+def over(times, n):
+    """The median of the differences to the first job beside it: µs for each of n."""
+    return statistics.median(1e6 * (a - b) / n for a, b in zip(times.cpu, times.beside, strict=True))
 
 
-def beside(times, base):
-    """Rows of a table: name, CPU seconds, wall seconds, ratio to the job called ``base``, ratio of the least times."""
+def rows(times):
+    """Rows of a table: name, CPU seconds, wall seconds, ratio to the first job."""
     return [
-        (
-            name,
-            f"{statistics.median(each.cpu):.2f}",
-            f"{statistics.median(each.wall):.2f}",
-            f"{ratio(each, times[base]):.3f}",
-            f"{min(each.cpu) / min(times[base].cpu):.3f}",
-        )
+        (name, f"{statistics.median(each.cpu):.2f}", f"{statistics.median(each.wall):.2f}", f"{ratio(each):.3f}")
         for name, each in times.items()
     ]
 
