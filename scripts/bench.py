@@ -26,7 +26,7 @@ COLUMNS = ("CPU seconds", "wall seconds", "ratio of CPU times")
 
 def jobs_a_and_b(rounds, root, n_batches=1000):
     """The two jobs of the loop, and the dashboard's share of the first."""
-    a, dashboard = loops.job_a(rounds, root), loops.dashboard(max(1, rounds // 2), root)
+    a, dashboard = loops.job_a(rounds, root), loops.dashboard(rounds, root)
     training, evaluation = loops.job_b(5 * rounds, n_batches)
     cpu = [(name, f"{over(each, n_batches):.1f}") for name, each in training.items()]
     five = over(training["Learner, five callbacks at every point"], n_batches) - over(training["Learner"], n_batches)
