@@ -71,12 +71,7 @@ def other_frameworks(folder, rounds, root):
                     "" if evaluation is None else f"{over(evaluation['peer'], 1000):+.0f}",
                 )
             )
-    head = [
-        "",
-        "job A, ratio",
-        "job B, training: µs over the hand loop",
-        "job B, evaluation: µs over the hand loop",
-    ]
+    head = ["", "job A, ratio", "job B, training: µs over the hand loop", "job B, evaluation: µs over the hand loop"]
     return f"""## Other frameworks
 
 Each in an environment and a process of its own, beside the same hand-written loop, with as few extras as it lets one

@@ -100,6 +100,13 @@ def test_loss_size_when_it_counts_the_predictions_then_they_weigh_the_losses():
     assert learn.results["loss"] == (losses[0] * 900 + losses[1] * 900 + losses[2] * 225) / 2025
 
 
+def test_loss_when_a_batch_stands_for_a_fraction_of_samples_then_weighs_it_by_that():
+    loss = Loss()
+    loss.update((torch.tensor(1.0), 0.5))
+    loss.update((torch.tensor(2.0), 1.5))
+    assert loss.compute() == 1.75
+
+
 def test_metric_of_ignite_when_every_batch_of_an_epoch_was_cancelled_then_is_nan_as_ours_are():
     class Skip(Callback):
         def after_predict(self, learn):
