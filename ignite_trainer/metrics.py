@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any
 
-import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from ignite.exceptions import NotComputableError
@@ -183,7 +182,11 @@ class Accuracy(_Share):
         preds, y = output
         if y.ndim != preds.ndim - 1 or y.dtype.is_floating_point:
             self.check(preds, y)
-        self._correct = self._correct + _n_correct(preds, y)
+        if preds.dtype in _AS_ARRAYS and preds.is_cpu and y.is_cpu and preds.ndim == 2:  # 2.3 µs for 32 rows, not 7
+            scores = preds.detach() if preds.requires_grad else preds
+            self._correct += (scores.numpy().argmax(axis=1) == y.numpy()).tobytes().count(True)
+        else:  # nothing waits for a device
+            self._correct = self._correct + (preds.argmax(dim=1) == y).sum()
         self._n += y.numel()
 
     @staticmethod
@@ -202,14 +205,6 @@ class Accuracy(_Share):
     def iteration_completed(self, engine: Engine) -> None:
         """Take the output ``(preds, y)`` of an evaluator."""
         self.update(engine.state.output)  # type: ignore[arg-type]
-
-
-def _n_correct(preds: Tensor, y: Tensor) -> int | Tensor:
-    """How many predictions are largest at their label; nothing waits for a device."""
-    if preds.dtype in _AS_ARRAYS and preds.is_cpu and y.is_cpu and preds.ndim == 2:  # 2.5 µs for 32 rows, not 7
-        scores = preds.detach() if preds.requires_grad else preds
-        return int(np.count_nonzero(scores.numpy().argmax(axis=1) == y.numpy()))
-    return (preds.argmax(dim=1) == y).sum()
 
 
 class BatchMean(_Share):

@@ -3,11 +3,13 @@
 import ast
 import pathlib
 import re
+import sys
 from functools import partial
 
 import pytest
 import torch
 from ignite.engine import Engine, Events
+from ignite.engine.events import CallableEventWithFilter
 from ignite.metrics import Accuracy
 from torch import nn
 
@@ -82,6 +84,28 @@ def test_ignite_055_when_run_again_after_an_exception_then_returns_untrained():
         except KeyError:
             seen.append("raised")
     assert seen == [1, "raised"], "Ignite runs again after an exception: interrupt_resume_enabled may stay on"
+
+
+def test_ignite_055_when_a_batch_begins_then_compares_events_in_python_and_ours_none():
+    name = vars(CallableEventWithFilter)["name"].fget.__code__
+
+    def comparisons(engine):
+        count = 0
+
+        def count_call(frame, event, argument):
+            nonlocal count
+            count += event == "call" and frame.f_code is name
+
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: None)
+        sys.setprofile(count_call)
+        try:
+            engine.run(BATCHES * 10, max_epochs=1)
+        finally:
+            sys.setprofile(None)
+        return count
+
+    assert comparisons(engine_of([])) >= 10 * len(BATCHES), "Ignite does not any more: keep last_event_name as it is"
+    assert comparisons(bare_trainer()) < 10
 
 
 def test_ignite_055_when_terminate_epoch_is_called_at_epoch_started_then_refuses():
@@ -275,17 +299,19 @@ def test_run_when_given_max_iters_or_epoch_length_then_sees_the_batches_that_ign
 
     def seen_by(engine):
         seen = []
-        engine.add_event_handler(
-            Events.ITERATION_STARTED,
-            lambda: seen.append((engine.state.iteration, engine.state.batch[0].item(), engine.last_event_name)),
-        )
+        for event in (Events.GET_BATCH_STARTED, Events.ITERATION_STARTED, Events.ITERATION_COMPLETED):
+            engine.add_event_handler(
+                event, lambda: seen.append((engine.state.iteration, engine.state.batch, engine.last_event_name))
+            )
         for _ in range(2):
             engine.run(batches, **how)
+            seen.append(engine.last_event_name)
         return seen
 
-    ours = seen_by(bare_trainer())
-    assert ours == seen_by(engine_of([]))
-    assert [batch for _, batch, _ in ours] == [0, 1, 2, 3, 0, 1] * 2
+    ours, ignites = seen_by(bare_trainer()), seen_by(engine_of([]))
+    assert ours == ignites
+    values = [each[1][0].item() for each in ours if isinstance(each, tuple) and each[2] == Events.ITERATION_STARTED]
+    assert values == [0, 1, 2, 3, 0, 1] * 2
 
 
 def test_handler_when_attached_by_decorator_with_arguments_then_gets_them():
