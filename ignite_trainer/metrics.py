@@ -285,7 +285,7 @@ def metrics_from(metrics: Mapping[str, Any] | None) -> dict[str, Metric]:
             is counted exactly, by ``Accuracy``. None: no metrics.
 
     Raises:
-        TypeError: a value is neither.
+        TypeError: a value is neither, or a running average of a metric, which is computed at each batch.
         ValueError: a metric is called "loss".
     """
     result: dict[str, Metric] = {}
@@ -294,6 +294,11 @@ def metrics_from(metrics: Mapping[str, Any] | None) -> dict[str, Metric]:
             raise ValueError("'loss' is the name of the loss itself; give the metric another")
         if metric is accuracy:
             result[name] = Accuracy()
+        elif isinstance(metric, RunningAverage) and isinstance(metric.src, Metric):
+            raise TypeError(
+                f"a metric is computed once an evaluation; {name!r}, Ignite's RunningAverage of a metric, is computed "
+                "at each batch: attach it with attach(learn.evaluator, name), or give the metric itself"
+            )
         elif isinstance(metric, Metric):
             result[name] = copy.deepcopy(metric)
         elif not isinstance(metric, type) and all(hasattr(metric, part) for part in ("update", "compute", "reset")):

@@ -136,7 +136,7 @@ class Resumption:
         learn.step, learn.history = progress["step"], list(state["history"])
         if (progress["done"] and n_epochs <= progress["n_epochs"]) or progress["epoch"] >= n_epochs:
             learn.stop_reason = (
-                f"finished before: {progress['epoch']} epochs, {learn.step} steps; nothing was left to train"
+                f"finished before, after epoch {progress['epoch']} and step {learn.step}; nothing was left to train"
             )
             return n_epochs, 0
         if progress["batch"]:

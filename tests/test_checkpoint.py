@@ -118,7 +118,7 @@ def test_fit_when_signalled_at_its_very_end_then_is_finished(place, tmp_path):
     learner(tmp_path, [Signal(*place)], valid=True).fit(2)
     again = learner(tmp_path, valid=True)
     again.fit(2, resume=True)
-    assert again.stop_reason.startswith("finished before: 2 epochs")
+    assert again.stop_reason.startswith("finished before, after epoch 2 and ")
 
 
 class End(Callback):

@@ -105,7 +105,7 @@ def test_resume_of_a_finished_run_then_says_so_and_ends_with_0(trained, capsys):
     folder, _ = trained
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     out, err = run(["resume", folder], capsys)
-    assert (out, err) == (f"{folder} is finished: 2 epochs, 12 steps; nothing is left to train\n", "")
+    assert (out, err) == (f"{folder} is finished, after epoch 2 and step 12; nothing is left to train\n", "")
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
@@ -157,8 +157,9 @@ def test_train_with_max_steps_then_the_cut_epoch_is_validated_and_the_run_is_fin
     assert "MaxSteps" in out  # the timeline
     assert [row["step"] for row in history(folder)] == steps
     assert history(folder)[-1]["train_loss"] > 0
-    epochs = f"{len(steps)} epoch{'s' * (len(steps) > 1)}"
-    assert run(["resume", folder], capsys).out.startswith(f"{folder} is finished: {epochs}, {n} steps")
+    assert run(["resume", folder], capsys).out.startswith(
+        f"{folder} is finished, after epoch {len(steps)} and step {n};"
+    )
 
 
 def test_train_when_another_run_began_in_the_same_second_then_its_folder_is_left_alone(tmp_path, capsys, monkeypatch):

@@ -39,7 +39,7 @@ def test_early_stopping_when_nothing_gets_better_then_stops_and_the_best_weights
     learn.fit(5)
     assert len(learn.history) == 4
     assert same_state(learn.model.state_dict(), values.weights[1])
-    assert learn.stop_reason == "early stopping: valid_loss has not been better than 2 (epoch 2) for 2 epochs"
+    assert learn.stop_reason == "early stopping: valid_loss has not been better than 2 (epoch 2), with patience 2"
 
 
 def test_early_stopping_when_the_fit_runs_to_its_end_then_the_best_weights_are_back_too():
@@ -60,7 +60,7 @@ def test_early_stopping_when_restore_best_is_off_then_the_last_weights_stay():
 def test_early_stopping_when_all_is_nan_then_stops_and_says_so():
     learn = learner([Values(math.nan, math.nan, 1.0), EarlyStopping(patience=2)])
     learn.fit(3)
-    assert learn.stop_reason == "early stopping: valid_loss has been NaN for 2 epochs"
+    assert learn.stop_reason == "early stopping: valid_loss has been NaN, with patience 2"
 
 
 def test_early_stopping_when_epochs_come_before_start_epoch_then_they_do_not_count():

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from ignite.metrics import RunningAverage
 from torch import nn, optim
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -339,6 +340,11 @@ REFUSED = {
     ),
     "metric": (lambda: learner(metrics={"f1": 3}), TypeError, "'f1' is 3$"),
     "metric class": (lambda: learner(metrics={"a": Accuracy}), TypeError, "make an instance of it"),
+    "running average": (
+        lambda: learner(metrics={"smooth": RunningAverage(Accuracy())}),
+        TypeError,
+        r"'smooth', Ignite's RunningAverage of a metric.*: attach it with attach\(learn.evaluator, name\), or give",
+    ),
     "metric loss": (lambda: learner(metrics={"loss": accuracy}), ValueError, "give the metric another"),
     "evaluate": (lambda: learner().evaluate(), ValueError, "this Learner has no validation loader: give one"),
     "predict nothing": (lambda: learner().predict([]), ValueError, "the one given to predict gave none"),

@@ -50,7 +50,7 @@ def test_resume_of_a_finished_run_then_trains_nothing_says_so_and_has_the_same_w
     again.cbs.append(Count())
     assert again.fit(N_EPOCHS, resume=True) == results
     assert batches == []
-    assert again.stop_reason == f"finished before: 3 epochs, {first.step} steps; nothing was left to train"
+    assert again.stop_reason == f"finished before, after epoch 3 and step {first.step}; nothing was left to train"
     assert equal(again.model.state_dict(), first.model.state_dict())
     assert again.history == first.history
 
@@ -77,7 +77,7 @@ def test_resume_after_early_stopping_then_is_finished(tmp_path):
     plain(tmp_path, cbs=[stopping()]).fit(9)
     again = plain(tmp_path, cbs=[stopping()])
     again.fit(9, resume=True)
-    assert again.stop_reason.startswith("finished before: 2 epochs")
+    assert again.stop_reason.startswith("finished before, after epoch 2 and ")
 
 
 def test_resume_after_a_time_limit_then_goes_on_to_the_same_bits(tmp_path):
@@ -185,10 +185,21 @@ def test_checkpoint_in_the_background_then_is_the_same_file_content(tmp_path):
     assert equal(*states)
 
 
-@pytest.mark.parametrize("how", [{"every_steps": 0}, {"every_epochs": -1}, {"keep": 0}, {"every_seconds": 0}])
-def test_checkpoint_when_an_interval_makes_no_sense_then_is_refused(how):
-    with pytest.raises(ValueError, match=f"{next(iter(how))} is above 0, or None for never; got"):
-        Checkpoint(**how)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("every_steps", 0), ("every_steps", 2.5), ("every_epochs", -1), ("keep", 0), ("every_seconds", 0)],
+)
+def test_checkpoint_when_an_interval_makes_no_sense_then_is_refused(name, value):
+    number = "" if name == "every_seconds" else "a whole number "
+    with pytest.raises(ValueError, match=f"^{name} is {number}above 0, or None; got {value}$"):
+        Checkpoint(**{name: value})
+
+
+def test_checkpoint_when_keep_is_none_then_all_are_kept(tmp_path):
+    learn = plain(tmp_path)
+    learn.cbs[-1] = Checkpoint(every_steps=1, keep=None)
+    learn.fit(2)
+    assert len(list((tmp_path / "checkpoints").glob("*.pt"))) == learn.step
 
 
 def test_checkpoint_when_the_monitor_is_unknown_then_is_refused(tmp_path):

@@ -78,8 +78,7 @@ def resume(run: Annotated[Path, tyro.conf.arg(metavar="RUN")], /) -> int:
         found = newest_checkpoint(run / "checkpoints")
     if found is not None and found[0]["progress"]["done"]:
         done = found[0]["progress"]
-        epochs = f"{done['epoch']} epoch{'s' * (done['epoch'] != 1)}"
-        say(f"{run} is finished: {epochs}, {done['step']} steps; nothing is left to train")
+        say(f"{run} is finished, after epoch {done['epoch']} and step {done['step']}; nothing is left to train")
         return 0
     return _run(given, resume=True)
 

@@ -40,7 +40,7 @@ class Checkpoint(Callback):
         every_steps: optimizer steps between two saves; None: none in mid-epoch.
         every_epochs: epochs between two saves; None: only at the end.
         every_seconds: the same in seconds; None: none.
-        keep: how many are kept, the newest.
+        keep: how many are kept, the newest; None: all.
         monitor: a key of a history row; whenever it is better, ``best.pt`` is saved too.
         background: write in a thread, from a copy of the state in memory.
 
@@ -62,14 +62,15 @@ class Checkpoint(Callback):
         every_steps: int | None = None,
         every_epochs: int | None = 1,
         every_seconds: float | None = None,
-        keep: int = 2,
+        keep: int | None = 2,
         monitor: str | None = None,
         background: bool = False,
     ):
         intervals = {"every_steps": every_steps, "every_epochs": every_epochs, "every_seconds": every_seconds}
         for name, value in {**intervals, "keep": keep}.items():
-            if (value is not None and not value > 0) or (isinstance(value, float) and name != "every_seconds"):
-                raise ValueError(f"{name} is above 0, or None for never; got {value!r}")
+            whole = name != "every_seconds"
+            if (value is not None and not value > 0) or (isinstance(value, float) and whole):
+                raise ValueError(f"{name} is {'a whole number ' * whole}above 0, or None; got {value!r}")
         self._given_folder = None if folder is None else Path(folder)
         self.every_steps, self.every_epochs, self.every_seconds = every_steps, every_epochs, every_seconds
         self.keep, self.monitor, self.background = keep, monitor, background

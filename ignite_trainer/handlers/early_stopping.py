@@ -72,9 +72,9 @@ class EarlyStopping(Callback):
         elif self.best.exhausted:
             learn.stop(
                 f"early stopping: {self.monitor} has not been better than {self.best.best:.6g} "
-                f"(epoch {self._best_epoch + 1}) for {self.best.bad} epochs"
+                f"(epoch {self._best_epoch + 1}), with patience {self.best.patience}"
                 if self.best.best is not None
-                else f"early stopping: {self.monitor} has been NaN for {self.best.bad} epochs"
+                else f"early stopping: {self.monitor} has been NaN, with patience {self.best.patience}"
             )
 
     def cleanup_fit(self, learn: Any, error: BaseException | None) -> None:
