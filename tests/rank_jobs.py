@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import torch
+from ignite.engine import Events
 from ignite.metrics import Accuracy as IgniteAccuracy
 from ignite.metrics import EpochMetric, Precision
 from torch import nn, optim
@@ -403,7 +404,28 @@ def others():
     learn = learner(points(40), points(13, 2), cbs=[saving, ClockOfTheLast(saving)])
     learn.fit(2)
     ends["timed"] = end_of(learn)
+    for phase, call in (("trainer", "terminate_epoch"), ("trainer", "terminate"), ("evaluator", "terminate_epoch")):
+        ends[phase, call] = left_by_the_last(phase, call)
     return ends
+
+
+def left_by_the_last(phase, call):
+    """A fit in which a handler on the last rank calls a method of Ignite's engine in the second epoch's second batch.
+
+    On ranks ``terminate_epoch`` is a cancel of the epoch; so one process, which the ranks are compared with, cancels.
+    """
+    learn = learner(points(40), points(13, 2), batch_size=4)
+    engine = getattr(learn, phase)
+
+    @engine.on(Events.ITERATION_COMPLETED)
+    def leave():
+        if (learn.epoch, engine.place) == (1, 1) and rank() == world_size() - 1:
+            if call == "terminate_epoch" and world_size() == 1:
+                raise CancelEpochException
+            getattr(engine, call)()
+
+    learn.fit(3)
+    return end_of(learn)
 
 
 class ClockOfTheLast(Callback):

@@ -102,7 +102,7 @@ def test_ranks_when_layers_are_unused_and_others_gather_then_all_is_that_of_one_
     one = rank_jobs.others()
     for ranks in run_jobs(["others"], tmp_path, 2):
         ends = ranks["others"]
-        same = {name: ends[name] for name in ("unused", "metrics", "board", "timed")}
+        same = {name: ends[name] for name in ends.keys() - {"sampler"}}
         assert distance(same, one) < 1e-12
         assert ends["metrics"]["precision"] == pytest.approx(one["metrics"]["precision"], abs=1e-12)
         assert ends["board"]["folder"] == "board-2"
