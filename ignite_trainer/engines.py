@@ -387,8 +387,11 @@ class CancellableEngine(Engine):
 
     def terminate(self, skip_completed: bool = False) -> None:
         """Ignite's ``terminate``; on several ranks all of them end, as soon as they have told each other."""
-        if self.ranks is not None and self.running and self.training:
-            self.ranks.ask_to_stop(skip_completed)
+        if self.ranks is not None and self.running:
+            if self.training:
+                self.ranks.ask_to_stop(skip_completed)
+            else:
+                self.terminate_epoch()
         else:
             self.end_run(skip_completed)
 

@@ -469,9 +469,10 @@ class Learner:
                 self.ranks.begin_epoch()
 
     def run_evaluator(self, dl: Any) -> dict[str, float]:
-        """Loss and metrics by name; NaN if the epoch was cancelled."""
+        """Loss and metrics by name; NaN if the epoch was cancelled, or terminated before they were computed."""
         with self._share_of(dl, training=False):
             self._run(self.evaluator, dl, 1)
-        if self.evaluator.cancelled >= Scope.EPOCH:
-            self.evaluator.state.metrics = dict.fromkeys(["loss", *self.metrics], math.nan)
-        return {name: self.evaluator.state.metrics[name] for name in ["loss", *self.metrics]}
+        computed = {} if self.evaluator.cancelled >= Scope.EPOCH else self.evaluator.state.metrics
+        results = {name: computed.get(name, math.nan) for name in ["loss", *self.metrics]}
+        self.evaluator.state.metrics = {**computed, **results}
+        return results

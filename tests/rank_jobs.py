@@ -404,8 +404,9 @@ def others():
     learn = learner(points(40), points(13, 2), cbs=[saving, ClockOfTheLast(saving)])
     learn.fit(2)
     ends["timed"] = end_of(learn)
-    for phase, call in (("trainer", "terminate_epoch"), ("trainer", "terminate"), ("evaluator", "terminate_epoch")):
-        ends[phase, call] = left_by_the_last(phase, call)
+    for phase in ("trainer", "evaluator"):
+        for call in ("terminate_epoch", "terminate"):
+            ends[phase, call] = left_by_the_last(phase, call)
     return ends
 
 

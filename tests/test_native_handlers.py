@@ -1,5 +1,6 @@
 """Ignite's own handlers and metrics, attached in Ignite's own way, at the right place with the right state."""
 
+import math
 import warnings
 
 import pytest
@@ -147,6 +148,25 @@ def test_terminate_when_called_by_a_handler_mid_epoch_then_completed_fires_witho
     learn.fit(2)
     assert seen == ["completed"]
     assert learn.history == []
+
+
+@pytest.mark.parametrize("how", [{"skip_epoch_completed": True}, {}], ids=["terminate_epoch", "terminate"])
+def test_evaluator_when_terminated_before_its_metrics_are_computed_then_they_are_nan_and_the_fit_goes_on(how):
+    learn = learner()
+
+    def leave(evaluator):
+        if learn.epoch == 1 and learn.iter == 2:
+            evaluator.terminate_epoch(**how) if how else evaluator.terminate()
+
+    handle = learn.evaluator.add_event_handler(Events.ITERATION_COMPLETED, leave)
+    learn.fit(3)
+    assert [[math.isnan(row[key]) for row in learn.history] for key in ("valid_loss", "valid_accuracy")] == [
+        [False, True, False]
+    ] * 2
+    learn.epoch = 1
+    assert all(map(math.isnan, learn.evaluate().values()))
+    handle.remove()
+    assert learn.evaluate() == learn.results
 
 
 def test_terminate_epoch_when_called_by_a_handler_then_the_epoch_is_validated_once():
