@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from ignite_trainer.rank_states import state_of_rank
 from tests import rank_jobs
 from tests.event_records import scalars
 from tests.rank_jobs import IN_BATCH, JOBS
@@ -117,3 +118,42 @@ def test_ranks_when_layers_are_unused_and_others_gather_then_all_is_that_of_one_
     }
     saved = [sorted(path.name for path in (tmp_path / f"timed-{n}" / "checkpoints").glob("*.pt")) for n in (1, 2)]
     assert saved[0] == saved[1] == [f"step-{step:08d}.pt" for step in (4, 7, 10)]  # the clock of any rank has all save
+
+
+def saved_by(n_ranks):
+    """What a checkpoint holds of ranks, and nothing else: each part says of which rank it is."""
+    own = [
+        {
+            **{name: f"{name} of {rank}" for name in ("rng", "epoch_start")},
+            "train_loss": [float(rank), rank + 1],
+            "generators": [f"generator of {rank}", None],
+            "callbacks": {"Own": rank} if rank else {},
+        }
+        for rank in range(n_ranks)
+    ]
+    phases = {"train": {"batch": 3, "generators": "generator of 0"}, "valid": {"batch": 0}}
+    shared = {"callbacks": {"Own": 0, "Shared": "all"}, "step": 7, **phases}
+    return {**shared, **{name: own[0][name] for name in ("rng", "epoch_start", "train_loss")}, "ranks": own}
+
+
+def test_state_of_a_rank_when_as_many_go_on_as_saved_it_then_each_has_all_of_its_own():
+    for rank in range(3):
+        state = state_of_rank(saved_by(3), rank, 3)
+        assert state == {
+            **{name: f"{name} of {rank}" for name in ("rng", "epoch_start")},
+            "train_loss": [float(rank), rank + 1],
+            "train": {"batch": 3, "generators": f"generator of {rank}"},
+            "valid": {"batch": 0},
+            "callbacks": {"Own": rank, "Shared": "all"},
+            "step": 7,
+        }
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_state_of_a_rank_when_others_saved_it_then_the_sums_are_on_rank_0_and_callbacks_are_as_on_rank_0(world):
+    for rank in range(world):
+        state = state_of_rank(saved_by(3), rank, world)
+        assert state["train_loss"] == ([3.0, 6] if rank == 0 else [0.0, 0])
+        assert state["rng"] == f"rng of {rank % 3}"
+        assert (state["callbacks"], state["train"]) == (saved_by(3)["callbacks"], saved_by(3)["train"])
+        assert "ranks" not in state
