@@ -38,6 +38,7 @@ from ignite_trainer import (
     warmup_cosine,
 )
 from ignite_trainer.distributed import initialize, rank, world_size
+from ignite_trainer.vision import import_torchvision
 from tests.tiny import blobs, dropout_net, mlp
 
 
@@ -407,7 +408,17 @@ def others():
     for phase in ("trainer", "evaluator"):
         for call in ("terminate_epoch", "terminate"):
             ends[phase, call] = left_by_the_last(phase, call)
+    ends["torchmetrics"] = evaluations_by_torchmetrics()
     return ends
+
+
+def evaluations_by_torchmetrics():
+    """Its accuracy of 1, 5 and 13 samples; of one sample the other ranks have none."""
+    import_torchvision()  # beside any build of torch; torchmetrics imports it itself
+    from torchmetrics.classification import MulticlassAccuracy  # here, as it takes seconds
+
+    learn = learner(points(8), metrics={"theirs": MulticlassAccuracy(3, average="micro")})
+    return [learn.evaluate(TensorLoader(*points(n), batch_size=4))["theirs"] for n in (1, 5, 13)]
 
 
 def left_by_the_last(phase, call):
