@@ -408,6 +408,8 @@ def others():
     for phase in ("trainer", "evaluator"):
         for call in ("terminate_epoch", "terminate"):
             ends[phase, call] = left_by_the_last(phase, call)
+    ends["trainer", "terminate", "silently"] = left_by_the_last("trainer", "terminate", skip_completed=True)
+    ends |= saves_left_by_the_last()
     ends["torchmetrics"] = evaluations_by_torchmetrics()
     return ends
 
@@ -421,7 +423,7 @@ def evaluations_by_torchmetrics():
     return [learn.evaluate(TensorLoader(*points(n), batch_size=4))["theirs"] for n in (1, 5, 13)]
 
 
-def left_by_the_last(phase, call):
+def left_by_the_last(phase, call, **how):
     """A fit in which a handler on the last rank calls a method of Ignite's engine in the second epoch's second batch.
 
     On ranks ``terminate_epoch`` is a cancel of the epoch; so one process, which the ranks are compared with, cancels.
@@ -434,10 +436,30 @@ def left_by_the_last(phase, call):
         if (learn.epoch, engine.place) == (1, 1) and rank() == world_size() - 1:
             if call == "terminate_epoch" and world_size() == 1:
                 raise CancelEpochException
-            getattr(engine, call)()
+            getattr(engine, call)(**how)
 
+    completed = []
+    learn.trainer.add_event_handler(Events.COMPLETED, lambda: completed.append(learn.step))
     learn.fit(3)
-    return end_of(learn)
+    return {**end_of(learn), "completed": completed}
+
+
+def saves_left_by_the_last():
+    """Fits that save after each step and at each best epoch, and that the last rank leaves just before one is saved."""
+    ends = {}
+    for point, name, error in (
+        ("after_batch", "epoch", CancelEpochException()),
+        ("after_batch", "fit", CancelFitException()),
+        ("after_validate", "fit", CancelFitException()),
+    ):
+        in_batch = point == "after_batch"
+        leave = Raise(point, error, on=world_size() - 1, phase=in_batch, batch=2 if in_batch else None)
+        folder = RUN / f"left-{point}-{name}-{world_size()}"
+        saving = Checkpoint(folder, every_steps=1, keep=None, monitor="valid_loss")
+        learn = learner(points(40), points(13, 2), batch_size=4, cbs=[leave, saving])
+        learn.fit(3)
+        ends["saved", point, name] = {**end_of(learn), "folder": folder}
+    return ends
 
 
 class ClockOfTheLast(Callback):

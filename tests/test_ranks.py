@@ -106,6 +106,13 @@ def test_ranks_when_layers_are_unused_and_others_gather_then_all_is_that_of_one_
         same = {name: ends[name] for name in ends.keys() - {"sampler", "torchmetrics"}}
         assert distance(same, one) < 1e-12
         assert ends["metrics"]["precision"] == pytest.approx(one["metrics"]["precision"], abs=1e-12)
+        for key, end in one.items():
+            if "terminate" in key:
+                assert ends[key]["completed"] == end["completed"]
+                assert bool(end["completed"]) != ("silently" in key)
+            if "saved" in key:  # neither what was due just then, nor less than in one process
+                folders = [each["folder"] / "checkpoints" for each in (end, ends[key])]
+                assert equal(*([path.name for path in sorted(folder.glob("*.pt"))] for folder in folders)), key
         assert ends["torchmetrics"] == one["torchmetrics"]  # counts, which it divides in float32
         assert ends["board"]["folder"] == "board-2"
         assert ends["sampler"]["step"] == 6  # 15 samples a rank in batches of 5, two epochs
