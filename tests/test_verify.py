@@ -44,6 +44,11 @@ def test_verify_resume_of_a_job_with_an_unsaved_generator_then_names_the_first_d
     assert err == ""
 
 
+def test_verify_resume_of_a_job_that_seeds_nothing_then_it_is_made_from_the_seed_each_time(capsys):
+    assert main(["verify", "resume", "--kills", "1", "tests.verify_jobs:make_unseeded"]) == 0
+    assert re.search(r"^-        [01]      equal; ", capsys.readouterr().out, re.M)
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [

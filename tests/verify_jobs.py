@@ -16,6 +16,12 @@ def make(folder, cbs=()):
     return Learner(dropout_net(), dls, nn.CrossEntropyLoss(), 0.1, cbs, device="cpu", folder=folder), 3
 
 
+def make_unseeded(folder):
+    """As a script would without ``seed_everything``."""
+    dls = DataLoaders.from_tensors(blobs(40, seed=1), blobs(16, seed=2), 8)
+    return Learner(dropout_net(), dls, nn.CrossEntropyLoss(), 0.1, [Checkpoint()], device="cpu", folder=folder), 2
+
+
 class Forgetful(Callback):
     """Draws from a generator of its own, and saves no state of it."""
 

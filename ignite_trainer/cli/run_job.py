@@ -16,6 +16,7 @@ import torch
 from ..handlers import Checkpoint
 from ..learner import Learner
 from ..resume import WALL_CLOCK
+from ..rng import seed_everything
 from .jobs import call, make_learner
 from .mistakes import UserMistake
 
@@ -100,12 +101,15 @@ def _scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return dict(sorted(points.items()))
 
 
-def run_job(job: str | None, folder: Path, workers: int | None, kill: dict[str, Any], out: Path, note: Path) -> None:
-    """Run a job, or go on with it, and write its end and how much it did to ``out``.
+def run_job(
+    job: str | None, folder: Path, workers: int | None, kill: dict[str, Any], out: Path, note: Path, seed: int = 0
+) -> None:
+    """Run a job, which is made from a seed, or go on with it; write its end and how much it did to ``out``.
 
     Raises:
         UserMistake: the job is not one that can be killed and gone on with.
     """
+    seed_everything(seed)
     learn, n_epochs = make_learner(job, folder, workers)
     checkpoint = next((cb for cb in learn.cbs if isinstance(cb, Checkpoint)), None)
     if checkpoint is None:
@@ -124,6 +128,6 @@ def run_job(job: str | None, folder: Path, workers: int | None, kill: dict[str, 
 if __name__ == "__main__":
     plan = json.loads(sys.argv[1])
     try:
-        run_job(plan["job"], Path(plan["folder"]), plan["workers"], plan["kill"], Path(plan["out"]), Path(plan["note"]))
+        run_job(**plan | {name: Path(plan[name]) for name in ("folder", "out", "note")})
     except UserMistake as mistake:
         sys.exit(f"mistake: {mistake}")

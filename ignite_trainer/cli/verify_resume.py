@@ -37,7 +37,7 @@ def resume(job: str | None = None, /, *, kills: int = 6, workers: str | None = N
             n_epochs) anew, whose learner has a Checkpoint and writes there. None: a job that is built in.
         kills: how often the run is killed, for each number of workers; fewer if it ends before a moment comes.
         workers: numbers of loader processes with commas between them; None: 0,2 where the job has that parameter.
-        seed: of the moments at which it is killed.
+        seed: of the random generators, before the job is made, and of the moments at which it is killed.
 
     Returns:
         0: all equal; 1: there are differences.
@@ -50,7 +50,7 @@ def resume(job: str | None = None, /, *, kills: int = 6, workers: str | None = N
     all_equal = True
     for number in numbers:
         with tempfile.TemporaryDirectory() as folder:
-            places, difference = _one_row(_Runs(job, number, Path(folder)), kills, random.Random(seed))
+            places, difference = _one_row(_Runs(job, number, seed, Path(folder)), kills, random.Random(seed))
         all_equal &= difference is None
         name = "-" if number is None else number
         print(f"{name!s:9}{len(places):<7}{difference or 'equal'}; {', '.join(places)}", flush=True)
@@ -84,14 +84,14 @@ def first_difference(a: Any, b: Any, at: str = "") -> str | None:
 class _Runs:
     """Runs of one job in processes of their own."""
 
-    def __init__(self, job: str | None, workers: int | None, folder: Path):
-        self.job, self.workers, self.folder = job, workers, folder
+    def __init__(self, job: str | None, workers: int | None, seed: int, folder: Path):
+        self.job, self.workers, self.seed, self.folder = job, workers, seed, folder
 
     def run(self, name: str, kill: dict[str, Any]) -> dict[str, Any] | str:
         """What the run has left at its end, or where it was killed."""
         out, note, errors = (self.folder / part for part in (f"{name}.pt", "note", "stderr"))
         plan = {"job": self.job, "workers": self.workers, "kill": kill, "out": str(out), "note": str(note)}
-        plan["folder"] = str(self.folder / name)
+        plan |= {"folder": str(self.folder / name), "seed": self.seed}
         command = [sys.executable, "-m", "ignite_trainer.cli.run_job", json.dumps(plan)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
         with errors.open("w") as stderr:  # a file: loader processes that outlive a kill would hold a pipe open
