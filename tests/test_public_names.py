@@ -50,6 +50,11 @@ def test_public_names_when_listed_then_are_these():
     assert {name for name in vars(ignite_trainer) if not name.startswith("_")} - modules == set(NAMES.split())
 
 
+def test_public_names_when_all_are_imported_then_modules_of_the_package_hide_none_of_the_users():
+    assert sorted(ignite_trainer.__all__) == NAMES.split()
+    assert not any(inspect.ismodule(getattr(ignite_trainer, name)) for name in ignite_trainer.__all__)
+
+
 def test_signatures_when_written_out_then_are_these():
     for name, parameters in SIGNATURES.items():
         thing = ignite_trainer
