@@ -44,6 +44,9 @@ class Callback:
 def in_order(cbs: Iterable[Any]) -> list[Any]:
     """The callbacks, and those that they bring along (``brings``), by ``order`` (0 for none), ties by their place."""
     cbs = list(cbs)
+    for cb in cbs:
+        if isinstance(cb, type):
+            raise TypeError(f"a callback is an object; got the class {cb.__name__}: make an instance of it")
     return sorted(
         [*cbs, *(other for cb in cbs for other in getattr(cb, "brings", ()))], key=lambda cb: getattr(cb, "order", 0)
     )

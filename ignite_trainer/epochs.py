@@ -6,7 +6,8 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from torch.utils.data import DataLoader, IterableDataset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from .events import CancelException, Scope
 
@@ -117,11 +118,16 @@ def check_loader(loader: Any, n_epochs: int, phase: str) -> None:
         phase: "training" or "validation", for the message.
 
     Raises:
-        TypeError: not iterable, or a one-shot iterator for more than one epoch.
+        TypeError: not iterable, a dataset or a tensor, or a one-shot iterator for more than one epoch.
         ValueError: its length is 0.
     """
     if is_function(loader):
         return
+    if isinstance(loader, Tensor) or (isinstance(loader, Dataset) and not isinstance(loader, IterableDataset)):
+        raise TypeError(
+            f"a loader gives batches; the {phase} loader is a {type(loader).__name__}, which gives samples: "
+            "take DataLoader(dataset, batch_size), or TensorLoader for tensors"
+        )
     if not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
         raise TypeError(
             f"a loader is an iterable of batches, or a function that returns one; "

@@ -40,7 +40,7 @@ def fit(
         The last epoch's validation loss, weighted by batch sizes, and accuracy.
 
     Raises:
-        ValueError: ``epochs`` < 1, or targets that are no class numbers.
+        ValueError: ``epochs`` < 1, no ``valid_dl``, or targets that are no class numbers.
 
     Source: the documents' ``fit``.
 
@@ -53,6 +53,10 @@ def fit(
     """
     if not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"epochs is the number of epochs, so at least 1; got {epochs!r}")
+    if valid_dl is None:
+        raise ValueError(
+            "fit prints each epoch's validation, so valid_dl is a loader; got None: Learner trains without"
+        )
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     learn = Learner(
         model,

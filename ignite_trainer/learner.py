@@ -248,7 +248,12 @@ class Learner:
 
         Args:
             dl: batches ``(x, y)``, of which y is not used, or of x alone.
+
+        Raises:
+            TypeError: a dataset or a tensor, which gives samples.
+            ValueError: it gives no batch.
         """
+        check_loader(dl, 1, "prediction")
         outputs, step = [], self._eval_step
         self._share_model()
         first = dl.order.batch if isinstance(dl, OrderedLoader) else 0

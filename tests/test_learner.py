@@ -268,6 +268,22 @@ REFUSED = {
     "empty generator": (lambda: learner(train=lambda: iter(())).fit(1), ValueError, "the training loader gave none"),
     "empty validation": (lambda: learner(valid=[]).fit(1), ValueError, "the validation loader is empty"),
     "short len": (lambda: learner(train=lying(3)).fit(1), ValueError, "says 3 and goes on: correct its __len__"),
+    "dataset": (
+        lambda: learner(train=TensorDataset(*blobs(8))).fit(1),
+        TypeError,
+        r"a loader gives batches; the training loader is a TensorDataset, which gives samples: take DataLoader\(",
+    ),
+    "tensor": (lambda: learner().predict(blobs(8)[0]), TypeError, "is a Tensor, which gives samples: .*TensorLoader"),
+    "callback class": (
+        lambda: learner(cbs=[Phases]).fit(1),
+        TypeError,
+        "a callback is an object; got the class Phases: make an instance of it",
+    ),
+    "fit without validation": (
+        lambda: fit(1, mlp(), optim.SGD(mlp().parameters(), 0.1), nn.CrossEntropyLoss(), batches(), None),
+        ValueError,
+        "^fit prints each epoch's validation, so valid_dl is a loader; got None: Learner trains without$",
+    ),
     "one-shot": (
         lambda: learner(train=iter(batches())).fit(2),
         TypeError,
@@ -347,7 +363,8 @@ REFUSED = {
     ),
     "metric loss": (lambda: learner(metrics={"loss": accuracy}), ValueError, "give the metric another"),
     "evaluate": (lambda: learner().evaluate(), ValueError, "this Learner has no validation loader: give one"),
-    "predict nothing": (lambda: learner().predict([]), ValueError, "the one given to predict gave none"),
+    "predict nothing": (lambda: learner().predict([]), ValueError, "the prediction loader is empty"),
+    "predict an end": (lambda: learner().predict(iter([])), ValueError, "the one given to predict gave none"),
     "fit of no epochs": (
         lambda: fit(0, mlp(), None, None, [], []),
         ValueError,
