@@ -452,8 +452,9 @@ def saves_left_by_the_last():
         ("after_batch", "fit", CancelFitException()),
         ("after_validate", "fit", CancelFitException()),
     ):
-        in_batch = point == "after_batch"
-        leave = Raise(point, error, on=world_size() - 1, phase=in_batch, batch=2 if in_batch else None)
+        in_batch = point == "after_batch"  # else after the first epoch, which is the best so far
+        when = {"epoch": 1, "batch": 2} if in_batch else {"epoch": 0, "batch": None}
+        leave = Raise(point, error, on=world_size() - 1, phase=in_batch, **when)
         folder = RUN / f"left-{point}-{name}-{world_size()}"
         saving = Checkpoint(folder, every_steps=1, keep=None, monitor="valid_loss")
         learn = learner(points(40), points(13, 2), batch_size=4, cbs=[leave, saving])
