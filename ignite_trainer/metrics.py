@@ -287,9 +287,11 @@ def metrics_from(metrics: Mapping[str, Any] | None) -> dict[str, Metric]:
             is counted exactly, by ``Accuracy``. None: no metrics.
 
     Raises:
-        TypeError: a value is neither, or a running average of a metric, which is computed at each batch.
+        TypeError: no mapping; a value is neither, or a running average of a metric, which is computed at each batch.
         ValueError: a metric is called "loss".
     """
+    if metrics is not None and not isinstance(metrics, Mapping):
+        raise TypeError(f"metrics is a dict, name → metric; got a {type(metrics).__name__}")
     result: dict[str, Metric] = {}
     for name, metric in (metrics or {}).items():
         if name == "loss":

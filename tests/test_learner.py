@@ -8,7 +8,7 @@ from ignite.metrics import RunningAverage
 from torch import nn, optim
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from ignite_trainer import Accuracy, Callback, Learner, accuracy, create_evaluator, fit
+from ignite_trainer import Accuracy, Callback, EarlyStopping, Learner, accuracy, create_evaluator, fit
 from tests.tiny import blobs, dropout_net, hand_fit, mlp, same_state
 
 
@@ -355,6 +355,16 @@ REFUSED = {
         "n_epochs is the number of epochs, a whole number from 0; got -1",
     ),
     "metric": (lambda: learner(metrics={"f1": 3}), TypeError, "'f1' is 3$"),
+    "metrics": (
+        lambda: learner(metrics=[accuracy]),
+        TypeError,
+        "^metrics is a dict, name → metric; got a list$",
+    ),
+    "monitor": (
+        lambda: EarlyStopping(3),
+        TypeError,
+        "^monitor is the name of what is compared, such as 'valid_loss'; got 3$",
+    ),
     "metric class": (lambda: learner(metrics={"a": Accuracy}), TypeError, "make an instance of it"),
     "running average": (
         lambda: learner(metrics={"smooth": RunningAverage(Accuracy())}),

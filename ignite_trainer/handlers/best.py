@@ -60,6 +60,7 @@ class Best:
         patience: values in a row that are not better after which `exhausted` is True; None for never.
 
     Raises:
+        TypeError: a monitor that is no name.
         ValueError: another mode, a ``min_delta`` that is negative or not finite, or a ``patience`` below 1.
 
     >>> best = Best("valid_loss", patience=2)
@@ -78,6 +79,8 @@ class Best:
         relative: bool = False,
         patience: int | None = None,
     ) -> None:
+        if not isinstance(monitor, str):
+            raise TypeError(f"monitor is the name of what is compared, such as 'valid_loss'; got {monitor!r}")
         if mode not in ("auto", "min", "max"):
             raise ValueError(f"mode is 'min' if lower is better, 'max' if higher is, or 'auto'; got {mode!r}")
         if not 0 <= min_delta < math.inf:
