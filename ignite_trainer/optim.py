@@ -75,10 +75,17 @@ class OptimizerOptions:
         param_groups: a list of groups, or a function from the model to one; None: all parameters.
 
     Raises:
+        TypeError: a class as the optimizer, or an optimizer as the rate.
         ValueError: neither an instance nor a rate, or both; or an instance over tensors that are not the model's.
     """
 
     def __init__(self, model: nn.Module, optimizer: Any, lr: float | None, param_groups: Any):
+        if isinstance(optimizer, type):
+            raise TypeError(
+                f"optimizer is an instance; got the class {optimizer.__name__}: give it as opt_func, with lr"
+            )
+        if hasattr(lr, "param_groups"):
+            raise TypeError(f"lr is a number; got an optimizer, {type(lr).__name__}: give it as optimizer=...")
         if optimizer is None and lr is None and param_groups is None:
             raise ValueError("a Learner needs lr, for opt_func, or optimizer, an instance; got neither")
         if optimizer is not None and lr is not None:

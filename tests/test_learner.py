@@ -355,6 +355,16 @@ REFUSED = {
         "n_epochs is the number of epochs, a whole number from 0; got -1",
     ),
     "metric": (lambda: learner(metrics={"f1": 3}), TypeError, "'f1' is 3$"),
+    "optimizer class": (
+        lambda: learner(lr=None, optimizer=optim.Adam),
+        TypeError,
+        "^optimizer is an instance; got the class Adam: give it as opt_func, with lr$",
+    ),
+    "optimizer as lr": (
+        lambda: learner(lr=optim.SGD(mlp().parameters(), 0.1)),
+        TypeError,
+        r"^lr is a number; got an optimizer, SGD: give it as optimizer=\.\.\.$",
+    ),
     "metrics": (
         lambda: learner(metrics=[accuracy]),
         TypeError,
