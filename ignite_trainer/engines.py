@@ -387,13 +387,12 @@ class CancellableEngine(Engine):
 
     def terminate(self, skip_completed: bool = False) -> None:
         """Ignite's ``terminate``; on several ranks all of them end, as soon as they have told each other."""
-        if self.ranks is not None and self.running:
-            if self.training:
-                self.ranks.ask_to_stop(skip_completed)
-            else:
-                self.terminate_epoch()
-        else:
+        if self.ranks is None or not self.running:
             self.end_run(skip_completed)
+        elif self.training:
+            self.ranks.ask_to_stop(skip_completed)
+        else:
+            self.terminate_epoch()
 
     def terminate_epoch(self, skip_epoch_completed: bool = False) -> None:
         """Ignite's ``terminate_epoch``; on several ranks the epoch is cancelled on all of them after this batch."""

@@ -23,17 +23,17 @@ def compare(rounds, jobs):
     """Each job's times; the first job is run before and after every other one. What they print is swallowed."""
     times = {name: Times([], [], []) for name in jobs}
     (first, base), *others = jobs.items()
+
+    def note(name, seconds, beside):
+        for column, value in zip(times[name], (*seconds, beside), strict=True):
+            column.append(value)
+
     for _ in range(rounds):
         before = _seconds_of(base)
-        times[first].cpu.append(before[0])
-        times[first].wall.append(before[1])
-        times[first].beside.append(before[0])
+        note(first, before, before[0])
         for name, job in others:
-            cpu, wall = _seconds_of(job)
-            after = _seconds_of(base)
-            times[name].cpu.append(cpu)
-            times[name].wall.append(wall)
-            times[name].beside.append((before[0] + after[0]) / 2)
+            seconds, after = _seconds_of(job), _seconds_of(base)
+            note(name, seconds, (before[0] + after[0]) / 2)
             before = after
     return times
 
