@@ -3,7 +3,6 @@
 import ast
 import pathlib
 import re
-import sys
 from functools import partial
 
 import pytest
@@ -24,6 +23,7 @@ from ignite_trainer import (
     create_evaluator,
     create_trainer,
 )
+from tests.tiny import count_calls
 
 PRIVATE = {"_fire_event", "_compare_handlers", "_is_done", "_get_data_length", "_event_handlers"}
 
@@ -90,19 +90,8 @@ def test_ignite_055_when_a_batch_begins_then_compares_events_in_python_and_ours_
     name = vars(CallableEventWithFilter)["name"].fget.__code__
 
     def comparisons(engine):
-        count = 0
-
-        def count_call(frame, event, argument):
-            nonlocal count
-            count += event == "call" and frame.f_code is name
-
         engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: None)
-        sys.setprofile(count_call)
-        try:
-            engine.run(BATCHES * 10, max_epochs=1)
-        finally:
-            sys.setprofile(None)
-        return count
+        return count_calls(lambda: engine.run(BATCHES * 10, max_epochs=1), of=name)
 
     assert comparisons(engine_of([])) >= 10 * len(BATCHES), "Ignite does not any more: keep last_event_name as it is"
     assert comparisons(bare_trainer()) < 10

@@ -1,8 +1,6 @@
 """Callbacks at the points: order, points of one's own, cleanup, notes on failures, the timeline, and what it costs."""
 
-import gc
 import random
-import sys
 import traceback
 
 import pytest
@@ -22,7 +20,7 @@ from ignite_trainer import (
     run_cbs,
 )
 from ignite_trainer.timeline import rows_of
-from tests.tiny import blobs, mlp
+from tests.tiny import blobs, count_calls, mlp
 
 
 def batches(n=40, size=10, **how):
@@ -340,23 +338,7 @@ def test_timeline_when_printed_then_fits_100_columns_and_names_everyone():
 
 def calls_per_step(run):
     """Python calls that a step makes: the difference between runs of 200 and 100 batches."""
-    counts = []
-    for n in (100, 200):
-        count = 0
-
-        def count_call(frame, event, argument):
-            nonlocal count
-            count += event == "call"
-
-        job = run(n)
-        gc.disable()  # hypothesis has a Python function called at every collection
-        sys.setprofile(count_call)
-        try:
-            job()
-        finally:
-            sys.setprofile(None)
-            gc.enable()
-        counts.append(count)
+    counts = [count_calls(run(n)) for n in (100, 200)]
     return round((counts[1] - counts[0]) / 100)  # a stray call in a thousand is the interpreter's
 
 

@@ -1,5 +1,8 @@
 """Small real things for the tests: models, data and the loop written by hand."""
 
+import gc
+import sys
+
 import torch
 from torch import nn
 
@@ -49,3 +52,21 @@ def hand_fit(epochs, model, optimizer, loss_fn, train_dl, valid_dl):
 def same_state(a, b):
     """Whether two state dicts hold the same bits."""
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def count_calls(job, of=None):
+    """Python calls that a job makes: all, or those of a code object."""
+    count = 0
+
+    def count_call(frame, event, argument):
+        nonlocal count
+        count += event == "call" and of in (None, frame.f_code)
+
+    gc.disable()  # hypothesis has a Python function called at every collection
+    sys.setprofile(count_call)
+    try:
+        job()
+    finally:
+        sys.setprofile(None)
+        gc.enable()
+    return count
