@@ -180,10 +180,11 @@ class Accuracy(_Share):
     def update(self, output: tuple[Tensor, Tensor]) -> None:
         """Add a batch ``(preds, y)``."""
         preds, y = output
-        if preds.dtype in _AS_ARRAYS and preds.is_cpu and y.is_cpu and preds.ndim == 2:  # 2.3 µs for 32 rows, not 7
+        on_host = preds.is_cpu and y.is_cpu and preds.dtype in _AS_ARRAYS and not y.dtype.is_floating_point
+        if on_host and preds.ndim == 2:  # 2.3 µs for 32 rows, not 7
             scores = preds.detach() if preds.requires_grad else preds
             best, labels = scores.numpy().argmax(axis=1), y.numpy()
-            if best.shape != labels.shape or y.dtype.is_floating_point:
+            if best.shape != labels.shape:
                 self.check(preds, y)
             self._correct += (best == labels).tobytes().count(True)
         else:  # nothing waits for a device

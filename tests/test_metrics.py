@@ -52,6 +52,7 @@ def test_accuracy_when_a_loader_fills_one_buffer_again_and_again_then_has_counte
     ("shapes", "dtype"),
     [
         (((4, 3), (4,)), torch.float32),
+        (((4, 3), (4,)), torch.bfloat16),
         (((4, 3), (4, 1)), torch.int64),
         (((4,), (4,)), torch.int64),
         (((4, 3), (1,)), torch.int64),
@@ -60,7 +61,17 @@ def test_accuracy_when_a_loader_fills_one_buffer_again_and_again_then_has_counte
         (((2, 3, 4), (2, 1)), torch.int64),
         (((3,), ()), torch.int64),
     ],
-    ids=["probabilities", "a column", "no scores", "one label", "one row", "other rows", "a map", "scores of one"],
+    ids=[
+        "probabilities",
+        "half precision",
+        "a column",
+        "no scores",
+        "one label",
+        "one row",
+        "other rows",
+        "a map",
+        "scores of one",
+    ],
 )
 def test_accuracy_when_labels_are_no_class_numbers_that_fit_the_scores_then_is_refused(shapes, dtype):
     preds, y = torch.zeros(shapes[0]), torch.zeros(shapes[1], dtype=dtype)
