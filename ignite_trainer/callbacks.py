@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from types import FunctionType
 from typing import Any
 
 from .events import POINTS, CancelException
@@ -47,6 +49,11 @@ def in_order(cbs: Iterable[Any]) -> list[Any]:
     for cb in cbs:
         if isinstance(cb, type):
             raise TypeError(f"a callback is an object; got the class {cb.__name__}: make an instance of it")
+        if isinstance(cb, FunctionType):
+            raise TypeError(
+                f"a callback is an object with methods named after points; got the function {cb.__name__}: attach it "
+                "with learn.trainer.add_event_handler(event, function)"
+            )
     return sorted(
         [*cbs, *(other for cb in cbs for other in getattr(cb, "brings", ()))], key=lambda cb: getattr(cb, "order", 0)
     )
@@ -86,8 +93,19 @@ class Dispatcher:
         self.methods: dict[str, list[tuple[Any, Callable[[Any], None]]]] = {}
 
     def gather(self) -> None:
-        """Find which callback has a method at which point, in order."""
+        """Find which callback has a method at which point, in order.
+
+        Warns:
+            UserWarning: a callback that is never called, as it has none.
+        """
         cbs = in_order(self.learn.cbs)
+        for cb in cbs:
+            if not any(hasattr(cb, name) for name in (*POINTS, "brings")):
+                warnings.warn(
+                    f"a callback is called at the points that it has methods of; {type(cb).__name__} has none of "
+                    f"{', '.join(POINTS)}, so no fit calls it",
+                    stacklevel=2,
+                )
         self.methods = {name: [(cb, getattr(cb, name)) for cb in cbs if hasattr(cb, name)] for name in POINTS}
         for engine in (self.learn.trainer, self.learn.evaluator):
             self.listen(engine)

@@ -78,7 +78,10 @@ class Epochs:
             self.batches = None
         engine.state.epoch_length = engine.place + 1
         if engine.place < 0 and engine.ranks is None:
-            raise ValueError(f"a loader gives at least one batch an epoch; the {engine.phase} loader gave none")
+            raise ValueError(
+                f"a loader gives at least one batch an epoch; the {engine.phase} loader gave none"
+                + (": have the function make a new one each time" if is_function(self.loader) else "")
+            )
 
 
 def is_function(loader: Any) -> bool:

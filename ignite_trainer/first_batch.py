@@ -13,6 +13,13 @@ from .metrics import Accuracy
 
 __all__ = ["FirstBatchChecks", "check_loss", "check_predictions"]
 
+# a subclass with a forward of its own may take other shapes
+_CLASS_LOSSES = (F.cross_entropy, F.nll_loss, nn.CrossEntropyLoss.forward, nn.NLLLoss.forward)
+_BINARY_LOSSES = (
+    *(F.binary_cross_entropy, F.binary_cross_entropy_with_logits),
+    *(nn.BCELoss.forward, nn.BCEWithLogitsLoss.forward),
+)
+
 
 class FirstBatchChecks:
     """Looks at predictions, targets and loss of the first batch that each engine does in a run.
@@ -57,19 +64,26 @@ def check_predictions(loss_func: Any, preds: Any, y: Any, phase: str) -> None:
     """Look at predictions and targets before the loss sees them.
 
     Args:
-        loss_func: the loss; class numbers are checked where it is cross-entropy or NLL.
+        loss_func: the loss; targets are checked where it is torch's cross-entropy, NLL or binary cross-entropy.
         preds: the model's output.
         y: the targets.
         phase: "training" or "validation", for the message.
 
     Raises:
-        ValueError: a label that the model has no output for, or shapes that the loss would broadcast silently.
+        ValueError: a label that the model has no output for, targets of a shape or type that the loss does not take,
+            or shapes that it would broadcast silently.
     """
     if not isinstance(preds, Tensor) or not isinstance(y, Tensor):
         return
-    classes = isinstance(loss_func, (nn.CrossEntropyLoss, nn.NLLLoss)) or loss_func in (F.cross_entropy, F.nll_loss)
-    if classes and not y.is_floating_point() and preds.ndim > 1:
-        _check_labels(getattr(loss_func, "ignore_index", -100), preds, y, phase)
+    rule = getattr(type(loss_func), "forward", loss_func)
+    if rule in _CLASS_LOSSES:
+        if preds.shape != y.shape or not y.is_floating_point():  # else they are probabilities
+            _check_form_of_labels(preds, y, phase)
+            _check_labels(getattr(loss_func, "ignore_index", -100), preds, y, phase)
+    elif rule in _BINARY_LOSSES and not y.is_floating_point():
+        raise ValueError(
+            f"binary cross-entropy takes targets as floats; the first {phase} batch has {y.dtype}: give y.float()"
+        )
     elif y.is_floating_point() and preds.shape != y.shape and preds.numel() == y.numel() and preds.numel() > 1:
         _check_broadcast(loss_func, preds, y, phase)
 
@@ -86,6 +100,23 @@ def check_loss(loss: Any) -> None:
     if loss.ndim:
         raise ValueError(
             f"a loss is a 0-d tensor; loss_func gave one of shape {tuple(loss.shape)}: take its mean (reduction='mean')"
+        )
+
+
+def _check_form_of_labels(preds: Tensor, y: Tensor, phase: str) -> None:
+    if preds.ndim < 2:
+        raise ValueError(
+            f"a batch has a first dimension of samples; the first {phase} batch gave predictions of shape "
+            f"{tuple(preds.shape)}, one sample's: take DataLoader(samples, batch_size) as the loader"
+        )
+    shape = (*preds.shape[:1], *preds.shape[2:])
+    if y.shape != shape or y.dtype not in (torch.int64, torch.uint8):
+        way_out = (
+            "give y.squeeze(1)" if y.ndim > len(shape) else "give y.long()" if y.shape == shape else "look at both"
+        )
+        raise ValueError(
+            f"class numbers are int64 of shape {shape} for predictions of shape {tuple(preds.shape)}; the first "
+            f"{phase} batch has {y.dtype} of shape {tuple(y.shape)}: {way_out}"
         )
 
 

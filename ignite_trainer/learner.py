@@ -15,6 +15,7 @@ import torch
 from ignite.engine import Events
 from torch import Tensor, nn, optim
 
+from .arguments import check_parts
 from .callbacks import Dispatcher, in_order, run_cbs
 from .data import OrderedLoader
 from .devices import pick_device
@@ -83,7 +84,10 @@ class Learner:
 
     Raises:
         ValueError: neither lr nor optimizer, or both; an optimizer over other tensors; an unknown device.
-        TypeError: ``dls`` or a metric is none.
+        TypeError: ``model``, ``dls``, ``loss_func``, ``opt_func``, ``optimizer``, ``lr``, ``cbs`` or a metric is none.
+
+    Warns:
+        UserWarning: a loss that sums over the batch.
 
     Source: fastai's Learner (course22p2 miniai), on Ignite.
 
@@ -116,6 +120,7 @@ class Learner:
         loss_size: Size | None = None,
         folder: str | Path | None = None,
     ):
+        check_parts(model, loss_func, opt_func, cbs)
         check_gradient_options(accumulate, clip_norm)
         initialize(device)
         self.ranks = Ranks(self) if world_size() > 1 else None

@@ -198,7 +198,8 @@ class Accuracy(_Share):
         if preds.ndim < 2 or y.shape != preds.shape[:1] + preds.shape[2:] or y.is_floating_point():
             raise ValueError(
                 "accuracy compares scores (N, classes) with class numbers (N,); got "
-                f"{tuple(preds.shape)} and {tuple(y.shape)} of {y.dtype}: for a regression use Learner without it"
+                f"{tuple(preds.shape)} and {tuple(y.shape)} of {y.dtype}: for a regression use Learner without it, for "
+                "two classes by one output a function (preds, y)"
             )
 
     def sums(self) -> tuple[float, float]:
@@ -215,6 +216,9 @@ class BatchMean(_Share):
 
     Args:
         function: (preds, y) → its mean over the batch, a 0-d tensor or a number.
+
+    Raises:
+        ValueError: on ``update``, where the function gives more than one number.
 
     >>> error = BatchMean(lambda preds, y: (preds - y).abs().mean())
     >>> error.update((torch.zeros(2), torch.ones(2))); error.update((torch.zeros(1), torch.tensor([4.0])))
@@ -234,7 +238,13 @@ class BatchMean(_Share):
     def update(self, output: tuple[Any, Any]) -> None:
         """Add a batch ``(preds, y)``."""
         preds, y = output
-        self._mean.add(torch.as_tensor(self._function(preds, y)), first_dimension(preds, y))
+        value = torch.as_tensor(self._function(preds, y))
+        if value.ndim:
+            raise ValueError(
+                f"a metric function gives its mean over the batch, one number; got a tensor of shape "
+                f"{tuple(value.shape)}: take its mean"
+            )
+        self._mean.add(value, first_dimension(preds, y))
 
     def sums(self) -> tuple[float, float]:
         """Σ value·n and Σ n."""
@@ -355,15 +365,27 @@ def _share_sums(metrics: list[_Share]) -> None:
 def _attach_metric(engine: Engine, name: str, metric: Metric) -> None:
     """Attach a metric to an engine's epochs; without a single batch its value is NaN instead of an error.
 
+    An exception out of a metric that is not the package's own gets a note of its name.
+
     Raises:
         TypeError: at an epoch's end: the metric has computed something else than one number.
     """
 
-    def completed() -> None:
+    def update(engine: Any) -> None:
+        try:
+            metric.iteration_completed(engine)
+        except Exception as error:
+            engine.annotate(error, f"the metric {name!r}")
+            raise
+
+    def completed(engine: Any) -> None:
         try:
             metric.completed(engine, name)
         except NotComputableError:
             engine.state.metrics[name] = math.nan
+        except Exception as error:
+            engine.annotate(error, f"the metric {name!r}")
+            raise
         value = engine.state.metrics[name]
         if not isinstance(value, Real):
             shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
@@ -373,5 +395,6 @@ def _attach_metric(engine: Engine, name: str, metric: Metric) -> None:
             )
 
     engine.add_event_handler(Events.EPOCH_STARTED, metric.started)
-    engine.add_event_handler(Events.ITERATION_COMPLETED, metric.iteration_completed)
+    counted_here = isinstance(metric, (Loss, Accuracy))  # they are called for each batch, so without a frame more
+    engine.add_event_handler(Events.ITERATION_COMPLETED, metric.iteration_completed if counted_here else update)
     engine.add_event_handler(Events.EPOCH_COMPLETED, completed)

@@ -3,9 +3,10 @@
 import difflib
 import warnings
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 Options = Mapping[str, Any]  # Any: numbers, pairs and flags, each optimizer has its own
 NORMS_OVER_SEVERAL_DIMENSIONS = (nn.LayerNorm, nn.RMSNorm)  # the parameters of all other norms are vectors
@@ -75,7 +76,7 @@ class OptimizerOptions:
         param_groups: a list of groups, or a function from the model to one; None: all parameters.
 
     Raises:
-        TypeError: a class as the optimizer, or an optimizer as the rate.
+        TypeError: a class or something without ``step`` as the optimizer, no number as the rate.
         ValueError: neither an instance nor a rate, or both; or an instance over tensors that are not the model's.
     """
 
@@ -86,6 +87,10 @@ class OptimizerOptions:
             )
         if hasattr(lr, "param_groups"):
             raise TypeError(f"lr is a number; got an optimizer, {type(lr).__name__}: give it as optimizer=...")
+        if lr is not None and not isinstance(lr, (Real, Tensor)):
+            raise TypeError(f"lr is a number; got {lr!r}")
+        if optimizer is not None and not (hasattr(optimizer, "step") and hasattr(optimizer, "zero_grad")):
+            raise TypeError(f"optimizer has step and zero_grad; got an object of {type(optimizer).__name__}")
         if optimizer is None and lr is None and param_groups is None:
             raise ValueError("a Learner needs lr, for opt_func, or optimizer, an instance; got neither")
         if optimizer is not None and lr is not None:

@@ -250,7 +250,16 @@ def loss_size_of(loss_func: Any) -> Size:
 
     Returns:
         A function (preds, y) → an int, or a 0-d tensor on the device of y.
+
+    Warns:
+        UserWarning: the loss is a sum over the batch.
     """
+    if getattr(loss_func, "reduction", None) == "sum":
+        warnings.warn(
+            f"a loss is the mean over its batch; {type(loss_func).__name__} adds up, so that steps, the loss that is "
+            "shown, accumulate and ranks depend on the size of batches: take reduction='mean'",
+            stacklevel=3,
+        )
     if isinstance(loss_func, (nn.CrossEntropyLoss, nn.NLLLoss)):
         if loss_func.reduction != "mean":
             return first_dimension

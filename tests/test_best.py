@@ -153,9 +153,9 @@ def test_best_given_a_wrong_option_names_it(options, message):
 
 def test_check_monitor_refuses_what_no_row_has_and_names_what_they_have():
     check_monitor("loss", ["loss", "accuracy"])
-    message = "^monitor is a key of a history row, one of loss, accuracy; got 'valid_los'$"
+    message = "^monitor is a key of a history row, one of loss, accuracy; got 'los'$"
     with pytest.raises(ValueError, match=message):
-        check_monitor("valid_los", ["loss", "accuracy"])
+        check_monitor("los", ["loss", "accuracy"])
 
 
 @pytest.mark.parametrize("other", [Best("accuracy"), Best("valid_loss", mode="max")])

@@ -8,7 +8,7 @@ from ignite.metrics import RunningAverage
 from torch import nn, optim
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from ignite_trainer import Accuracy, Callback, EarlyStopping, Learner, accuracy, create_evaluator, fit
+from ignite_trainer import Accuracy, Callback, Checkpoint, EarlyStopping, Learner, accuracy, create_evaluator, fit
 from tests.tiny import blobs, dropout_net, hand_fit, mlp, same_state
 
 
@@ -259,6 +259,12 @@ def lying(n):
     return type("Lying", (list,), {"__len__": lambda self: n})(batches())
 
 
+def same_iterator(batches):
+    """A function that gives the same iterator each time."""
+    iterator = iter(batches)
+    return lambda: iterator
+
+
 REFUSED = {
     "empty loader": (
         lambda: learner(train=[]).fit(1),
@@ -266,6 +272,11 @@ REFUSED = {
         "at least one batch an epoch; the training loader is empty",
     ),
     "empty generator": (lambda: learner(train=lambda: iter(())).fit(1), ValueError, "the training loader gave none"),
+    "used-up generator": (
+        lambda: learner(train=same_iterator(batches())).fit(2),
+        ValueError,
+        "the training loader gave none: have the function make a new one each time",
+    ),
     "empty validation": (lambda: learner(valid=[]).fit(1), ValueError, "the validation loader is empty"),
     "short len": (lambda: learner(train=lying(3)).fit(1), ValueError, "says 3 and goes on: correct its __len__"),
     "dataset": (
@@ -278,6 +289,85 @@ REFUSED = {
         lambda: learner(cbs=[Phases]).fit(1),
         TypeError,
         "a callback is an object; got the class Phases: make an instance of it",
+    ),
+    "one callback": (
+        lambda: learner(cbs=Phases()),
+        TypeError,
+        "cbs is a list of callbacks; got an object of Phases: put",
+    ),
+    "function as callback": (
+        lambda: learner(cbs=[lambda learn: None]).fit(1),
+        TypeError,
+        r"got the function <lambda>: attach it with learn.trainer.add_event_handler\(event, function\)$",
+    ),
+    "model class": (
+        lambda: learner(model=nn.Linear),
+        TypeError,
+        "^model is an nn.Module; got the class Linear: make an instance of it$",
+    ),
+    "model and loaders swapped": (
+        lambda: Learner((batches(), None), mlp(), nn.CrossEntropyLoss(), 0.1),
+        TypeError,
+        r"^model is an nn.Module; got an object of tuple: the order is \(model, dls, loss_func, lr\)$",
+    ),
+    "loss class": (
+        lambda: learner(loss_func=nn.CrossEntropyLoss),
+        TypeError,
+        r"^loss_func is called with \(preds, y\); got the class CrossEntropyLoss: make an instance of it$",
+    ),
+    "loss and optimizer swapped": (
+        lambda: fit(1, mlp(), nn.CrossEntropyLoss(), optim.SGD(mlp().parameters(), 0.1), batches(), batches()),
+        TypeError,
+        r"^loss_func is called with \(preds, y\); got an object of SGD: the order is ",
+    ),
+    "loss as optimizer": (
+        lambda: learner(lr=None, optimizer=nn.CrossEntropyLoss()),
+        TypeError,
+        "^optimizer has step and zero_grad; got an object of CrossEntropyLoss$",
+    ),
+    "optimizer as opt_func": (
+        lambda: learner(opt_func=optim.SGD(mlp().parameters(), 0.1)),
+        TypeError,
+        r"makes an optimizer; got an object of SGD: give one that is made already as optimizer=\.\.\., without lr$",
+    ),
+    "lr": (lambda: learner(lr="0.1"), TypeError, "^lr is a number; got '0.1'$"),
+    "clip_norm": (
+        lambda: learner(clip_norm="1"),
+        ValueError,
+        "norm of the gradients, above 0, or None for any; got '1'",
+    ),
+    "samples": (
+        lambda: learner(train=list(zip(*blobs(8), strict=True))).fit(1),
+        ValueError,
+        r"gave predictions of shape \(3,\), one sample's: take DataLoader\(samples, batch_size\) as the loader",
+    ),
+    "column of labels": (
+        lambda: learner(train=[(torch.zeros(4, 6), torch.zeros(4, 1).long())]).fit(1),
+        ValueError,
+        r"^class numbers are int64 of shape \(4,\) for predictions of shape \(4, 3\); the first training batch has "
+        r"torch.int64 of shape \(4, 1\): give y.squeeze\(1\)",
+    ),
+    "labels as floats": (
+        lambda: learner(train=[(torch.zeros(4, 6), torch.zeros(4))]).fit(1),
+        ValueError,
+        r"the first training batch has torch.float32 of shape \(4,\): give y.long\(\)",
+    ),
+    "int32 labels": (
+        lambda: learner(train=[(torch.zeros(4, 6), torch.zeros(4).int())]).fit(1),
+        ValueError,
+        r"the first training batch has torch.int32 of shape \(4,\): give y.long\(\)",
+    ),
+    "labels of other rows": (
+        lambda: learner(train=[(torch.zeros(4, 6), torch.zeros(5).long())]).fit(1),
+        ValueError,
+        r"the first training batch has torch.int64 of shape \(5,\): look at both",
+    ),
+    "binary labels": (
+        lambda: learner(
+            [(torch.zeros(4, 6), torch.ones(4, 1).long())], None, nn.Linear(6, 1), nn.BCEWithLogitsLoss()
+        ).fit(1),
+        ValueError,
+        r"^binary cross-entropy takes targets as floats; the first training batch has torch.int64: give y.float\(\)",
     ),
     "fit without validation": (
         lambda: fit(1, mlp(), optim.SGD(mlp().parameters(), 0.1), nn.CrossEntropyLoss(), batches(), None),
@@ -375,6 +465,22 @@ REFUSED = {
         TypeError,
         "^monitor is the name of what is compared, such as 'valid_loss'; got 3$",
     ),
+    "patience": (lambda: EarlyStopping(patience=2.5), ValueError, "a number of epochs, at least 1, .* got 2.5$"),
+    "nothing to monitor": (
+        lambda: learner(cbs=[EarlyStopping()]).fit(1),
+        ValueError,
+        "got 'valid_loss': there is no validation loader, give one",
+    ),
+    "checkpoint every": (
+        lambda: Checkpoint(100),
+        TypeError,
+        "^folder is a path; got 100: name the others, as in every_steps=500$",
+    ),
+    "metric of many numbers": (
+        lambda: learner(metrics={"errors": lambda preds, y: preds.argmax(1) != y}).evaluate(batches()),
+        ValueError,
+        r"^a metric function gives its mean over the batch, one number; got a tensor of shape \(10,\): take its mean",
+    ),
     "metric class": (lambda: learner(metrics={"a": Accuracy}), TypeError, "make an instance of it"),
     "running average": (
         lambda: learner(metrics={"smooth": RunningAverage(Accuracy())}),
@@ -398,6 +504,50 @@ def test_what_makes_no_sense_when_given_then_is_refused_in_one_sentence(what):
     job, error, text = REFUSED[what]
     with pytest.raises(error, match=text):
         job()
+
+
+def test_metric_when_it_raises_then_a_note_names_it():
+    learn = learner(metrics={"f1": lambda preds: 0.0})
+    with pytest.raises(TypeError, match="takes 1 positional argument") as caught:
+        learn.evaluate(batches())
+    assert caught.value.raised_by == "the metric 'f1'"
+
+
+def test_metric_when_its_computation_raises_then_a_note_names_it():
+    class Broken(Accuracy):
+        def compute(self):
+            raise ZeroDivisionError("nothing seen")
+
+    learn = learner(metrics={"recall": Broken()})
+    with pytest.raises(ZeroDivisionError, match="nothing seen") as caught:
+        learn.evaluate(batches())
+    assert caught.value.raised_by == "the metric 'recall'"
+
+
+def test_callback_when_it_has_no_point_then_the_fit_warns_that_it_is_never_called():
+    class Lightning:
+        def on_train_batch_end(self, trainer): ...
+
+    with pytest.warns(UserWarning, match="; Lightning has none of before_fit, .*, so no fit calls it$"):
+        learner(cbs=[Lightning()]).fit(1)
+
+
+def test_loss_when_it_sums_over_the_batch_then_is_warned_of():
+    loss_func = nn.CrossEntropyLoss(reduction="sum")
+    with pytest.warns(UserWarning, match="^a loss is the mean over its batch; CrossEntropyLoss adds up, "):
+        learner(loss_func=loss_func)
+    learner(loss_func=loss_func, loss_size=lambda preds, y: 1).fit(1)
+
+
+def test_loss_when_a_subclass_takes_other_shapes_then_its_targets_are_not_looked_at():
+    class OfSequences(nn.CrossEntropyLoss):
+        def forward(self, preds, y):
+            return super().forward(preds.flatten(0, 1), y.flatten())
+
+    tokens = torch.randint(3, (4, 2), generator=torch.Generator().manual_seed(0))
+    learn = learner([(torch.zeros(4, 2, 6), tokens)], loss_func=OfSequences())
+    learn.fit(1)
+    assert learn.step == 1
 
 
 def test_fit_when_given_a_regression_then_says_what_to_use_instead():

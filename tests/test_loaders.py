@@ -103,6 +103,15 @@ def test_batch_size_0_is_refused(sizes):
             make()
 
 
+def test_tensors_where_tuples_of_them_belong_are_refused():
+    with pytest.raises(TypeError, match=r"each a tuple of tensors, \(\(x, y\), \(x, y\)\); got a Tensor$"):
+        DataLoaders.from_tensors(X, Y)
+    with pytest.raises(
+        TypeError, match=r"^a dataset gives samples; got a tuple of 2 tensors: take from_tensors, or TensorDataset"
+    ):
+        DataLoaders.from_datasets((X, Y), (X, Y))
+
+
 @pytest.mark.parametrize(
     "dls",
     [

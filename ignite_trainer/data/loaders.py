@@ -56,6 +56,9 @@ class DataLoaders(NamedTuple):
             num_workers: processes that read ahead, for each of the two loaders.
             drop_last: leave out a last training batch that is not full; validation leaves out nothing.
             seed_samples: as for `SampleLoader`.
+
+        Raises:
+            TypeError: a tuple of tensors in the place of a dataset.
         """
         how: dict[str, Any] = {"seed": seed, "num_workers": num_workers, "seed_samples": seed_samples}
         train = _loader(train_ds, batch_size, training=True, drop_last=drop_last, **how)
@@ -91,8 +94,14 @@ class DataLoaders(NamedTuple):
             drop_last: leave out a last training batch that is not full; validation leaves out nothing.
             images, mean, std, device: as for `TensorLoader`, for both.
             transform: as for `TensorLoader`, for training only.
+
+        Raises:
+            TypeError: a tensor in the place of a tuple of them; else as for `TensorLoader`.
         """
         both: dict[str, Any] = {"seed": seed, "images": images, "mean": mean, "std": std, "device": device}
+        for tensors in (train, valid):
+            if isinstance(tensors, Tensor):
+                raise TypeError("train and valid are each a tuple of tensors, ((x, y), (x, y)); got a Tensor")
         first = TensorLoader(
             *train,
             batch_size=batch_size,
@@ -144,6 +153,10 @@ def _loader(
     seed_samples: bool,
 ) -> OrderedLoader:
     how: dict[str, Any] = {"shuffle": training, "equal_batches": training, "drop_last": drop_last, "seed": seed}
+    if isinstance(dataset, tuple) and all(isinstance(part, Tensor) for part in dataset):
+        raise TypeError(
+            f"a dataset gives samples; got a tuple of {len(dataset)} tensors: take from_tensors, or TensorDataset(x, y)"
+        )
     whole = whole_tensors(dataset)
     if whole is None:
         return SampleLoader(dataset, batch_size, num_workers=num_workers, seed_samples=seed_samples, **how)

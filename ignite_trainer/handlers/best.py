@@ -22,7 +22,11 @@ def check_monitor(monitor: str, monitors: Sequence[str]) -> None:
     ValueError: monitor is a key of a history row, one of train_loss, valid_loss; got 'loss'
     """
     if monitor not in monitors:
-        raise ValueError(f"monitor is a key of a history row, one of {', '.join(monitors)}; got {monitor!r}")
+        unvalidated = monitor.startswith("valid_") and "valid_loss" not in monitors
+        raise ValueError(
+            f"monitor is a key of a history row, one of {', '.join(monitors)}; got {monitor!r}"
+            + (": there is no validation loader, give one" if unvalidated else "")
+        )
 
 
 class BestState(TypedDict):
@@ -87,7 +91,7 @@ class Best:
             raise ValueError(
                 f"min_delta is by how much a value must beat the best, at least 0 and finite; got {min_delta!r}"
             )
-        if patience is not None and patience < 1:
+        if patience is not None and (not isinstance(patience, int) or patience < 1):
             raise ValueError(f"patience is a number of epochs, at least 1, or None for no end; got {patience!r}")
         self.monitor = monitor
         self.mode: Literal["min", "max"] = mode_for(monitor) if mode == "auto" else mode

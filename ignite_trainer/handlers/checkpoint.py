@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import logging
+import os
 import pickle
 import threading
 import time
@@ -47,6 +48,7 @@ class Checkpoint(Callback):
     Raises:
         ValueError: an interval or ``keep`` below 1; at ``before_fit`` an unknown monitor, or a loader that cannot be
             resumed.
+        TypeError: ``folder`` is no path.
         OSError: the disk is full, or the folder is gone; the former checkpoints are whole.
 
     >>> Checkpoint(every_steps=500, keep=3).keep
@@ -71,6 +73,8 @@ class Checkpoint(Callback):
             whole = name != "every_seconds"
             if (value is not None and not value > 0) or (isinstance(value, float) and whole):
                 raise ValueError(f"{name} is {'a whole number ' * whole}above 0, or None; got {value!r}")
+        if folder is not None and not isinstance(folder, (str, os.PathLike)):
+            raise TypeError(f"folder is a path; got {folder!r}: name the others, as in every_steps=500")
         self._given_folder = None if folder is None else Path(folder)
         self.every_steps, self.every_epochs, self.every_seconds = every_steps, every_epochs, every_seconds
         self.keep, self.monitor, self.background = keep, monitor, background

@@ -173,9 +173,10 @@ def _overfit(learn: Learner, steps: Steps, loss: ClassLoss | None, lr: float | N
     if fell:
         return None
     return (
-        f"one batch alone can be learnt by heart; its loss went from {seen.first:.3g} to {seen.last:.3g} in "
-        f"{len(seen.losses)} steps with lr {steps.lr if lr is None else lr:.2g}: look at whether inputs, labels and "
-        "loss belong together, and whether the model is large enough"
+        "one batch alone, trained on again and again, is learnt by heart; this one was not, its loss went from "
+        f"{seen.first:.3g} to {seen.last:.3g} in {len(seen.losses)} steps with lr "
+        f"{steps.lr if lr is None else lr:.2g}: look at whether inputs, labels and loss belong together, and whether "
+        "the model is large enough"
     )
 
 
