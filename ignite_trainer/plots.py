@@ -146,7 +146,7 @@ def report(history: Sequence[Mapping[str, float]], pictures: Mapping[str, NDArra
     panels = below.subplots(1, len(pictures), squeeze=False, width_ratios=widths)[0]
     for axes, (title, picture) in zip(panels, pictures.items(), strict=True):
         axes.imshow(picture)
-        axes.set_title(title)
+        axes.set_title(title, y=1.0)
         axes.axis("off")
     below.subplots_adjust(left=0.01, right=0.99, top=0.95, bottom=0.01, wspace=0.05)
     return figure
@@ -162,7 +162,8 @@ def _draw_charts(figure: Any, charts: Mapping[str, Mapping[str, str]], history: 
             colour = f"C{PHASES.index(label)}" if label in PHASES else "C2"
             epochs = [row["epoch"] + 1 for row in rows]
             axes.plot(epochs, [row[key] for row in rows], color=colour, marker="o", markersize=3, label=label)
-        axes.set(title=title, xlabel="epoch")
+        axes.set_title(title, y=1.0)  # else every label is measured to place it: a tenth of the drawing
+        axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)
         if len(lines) > 1:

@@ -1,10 +1,13 @@
 """The pictures of the dashboard: looked at pixel by pixel where it counts."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from ignite_trainer.handlers.dashboard_pictures import draw_confusion, draw_images
+from ignite_trainer.handlers.dashboard_pictures import draw_confusion, draw_images, picture_summary
 
 
 def test_draw_images_then_spreads_each_image_from_black_to_white():
@@ -40,3 +43,30 @@ def test_draw_confusion_then_shades_each_row_by_its_shares():
     assert picture[2, left + 2].tolist() == [8, 81, 156]
     assert picture[2, left + 42].tolist() == [255, 255, 255]
     assert picture[42, left + 2].tolist() == picture[42, left + 42].tolist() == [131, 168, 205]
+
+
+def written(picture):
+    """What a reader of the event file sees, and how many bytes it has."""
+    (value,) = picture_summary("images/one", picture).value
+    image = value.image
+    assert (image.height, image.width, image.colorspace) == picture.shape
+    encoded = image.encoded_image_string
+    return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")).astype(int), len(encoded)
+
+
+def test_picture_summary_when_there_are_few_colours_then_has_half_the_bytes_and_looks_the_same():
+    generator = torch.Generator().manual_seed(0)
+    grey = [torch.rand(1, 28, 28, generator=generator) for _ in range(24)]
+    counts = torch.randint(900, (10, 10), generator=generator)
+    for picture in (draw_images(grey, ["a bag\nas a coat"] * 24), draw_confusion(counts, ["ankle boot"] * 10)):
+        seen, n_bytes = written(picture)
+        whole = io.BytesIO()
+        Image.fromarray(picture).save(whole, format="png")
+        assert n_bytes < len(whole.getvalue()) / 2
+        assert abs(seen - picture).max() <= 16  # 16 grades of each colour
+
+
+def test_picture_summary_when_images_have_colours_then_keeps_them_all():
+    images = torch.rand(24, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    picture = draw_images([*images], ["a bag"] * 24)
+    assert np.array_equal(written(picture)[0], picture)

@@ -17,7 +17,7 @@ from ..files import write_aside
 from ..plots import report
 from ..rng import get_rng_state, set_rng_state
 from ..steps import first_dimension
-from .dashboard_pictures import draw_confusion, draw_images
+from .dashboard_pictures import draw_confusion, draw_images, picture_summary
 from .event_files import EventFile, summaries
 from .validation_record import ValidationRecord, WorstPrediction, is_images
 
@@ -98,7 +98,7 @@ def write_validation(events: EventFile, record: ValidationRecord, names: list[st
     """The confusion matrix, a PR curve a class, and the worst predictions, as pictures and as a table."""
     summary = summaries()
     for title, picture in _pictures(record, names, columns=4).items():
-        events.add(summary.image(f"images/{title}", picture, dataformats="HWC"), step)
+        events.add(picture_summary(f"images/{title}", picture), step)
     if record.scored is not None:
         for label in range(len(record.scored)):
             tag = f"pr_curves/{_name(label, names).replace('/', '-')}"
@@ -137,7 +137,6 @@ def write_histograms(events: EventFile, model: Any, step: int) -> None:
 
 def write_batch(events: EventFile, batch: Any, names: list[str] | None, step: int) -> None:
     """The first images of a batch with their labels, if they are images."""
-    summary = summaries()
     x, y = batch
     if not is_images(x, n_samples(batch)):
         return
@@ -146,7 +145,7 @@ def write_batch(events: EventFile, batch: Any, names: list[str] | None, step: in
     if isinstance(y, Tensor) and y.ndim == 1:
         labels = y[:N_IMAGES].tolist()
         titles = [f"{label:.4g}" if y.is_floating_point() else _name(label, names) for label in labels]
-    events.add(summary.image("images/training_batch", draw_images(images, titles), dataformats="HWC"), step)
+    events.add(picture_summary("images/training_batch", draw_images(images, titles)), step)
 
 
 def write_graph(events: EventFile, model: Any, x: Any) -> None:
@@ -168,7 +167,8 @@ def write_report(folder: Path, learn: Any, record: ValidationRecord | None, name
     pictures = {} if record is None else _pictures(record, names, columns=8)
     figure = report(learn.history, {title.replace("_", " "): picture for title, picture in pictures.items()})
     try:
-        write_aside(folder / "report.png", lambda path: figure.savefig(path, dpi=100))
+        fast = {"compress_level": 1}  # two thirds of the time, a few more bytes
+        write_aside(folder / "report.png", lambda path: figure.savefig(path, dpi=80, pil_kwargs=fast))
     except OSError as error:
         logging.getLogger("ignite_trainer").warning("report.png is not written into %s: %s", folder, error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-__all__ = ["draw_confusion", "draw_images"]
+__all__ = ["draw_confusion", "draw_images", "picture_summary"]
 
 _CELL = 84  # pixels a side of an image
 _LINE = 15
+_FEW_COLOURS = 4096
 _INK, _BLUE = (40, 40, 40), np.array([8, 81, 156])
 
 
@@ -86,6 +88,34 @@ def draw_confusion(counts: Tensor, names: Sequence[str]) -> NDArray[np.uint8]:
     draw.text((margin + size // 2, size + foot - 4), "predicted", fill=_INK, font=font, anchor="mb")
     _paste_upright(canvas, "true class", (11, size // 2 - 32))
     return np.asarray(canvas)
+
+
+def picture_summary(tag: str, picture: NDArray[np.uint8]) -> Any:
+    """A picture as a ``Summary`` that `EventFile.add` takes.
+
+    Grey images and the matrix go by a palette of 256 colours: torch's own summary writes three times the bytes, and
+    tensorboard sums each of them up in Python.
+
+    Args:
+        tag: of the picture.
+        picture: (H, W, 3) uint8.
+
+    >>> import torch
+    >>> picture = draw_images([torch.rand(1, 28, 28)], ["bag"])
+    >>> picture_summary("images/one", picture).value[0].image.height == picture.shape[0]
+    True
+    """
+    from PIL import Image
+    from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped,unused-ignore]
+
+    image = Image.fromarray(picture)
+    if image.getcolors(_FEW_COLOURS) is not None:
+        image = image.quantize(256, method=Image.Quantize.FASTOCTREE)
+    encoded = io.BytesIO()
+    image.save(encoded, format="png")
+    height, width, colorspace = picture.shape
+    value = Summary.Image(height=height, width=width, colorspace=colorspace, encoded_image_string=encoded.getvalue())
+    return Summary(value=[Summary.Value(tag=tag, image=value)])
 
 
 def _paste_upright(canvas: Image, text: str, at: tuple[int, int]) -> None:

@@ -101,15 +101,15 @@ def job_a_on(device, rounds, root):
 
 
 def dashboard(rounds, root):
-    """Times of three epochs of job A without and with the default dashboard and its report."""
+    """Times of the five epochs that the documents train, without and with the default dashboard and its report."""
     parts = images(root)
     stock = DataLoader(parts[0], by_hand.BATCH_SIZE, shuffle=True), DataLoader(parts[1], by_hand.BATCH_SIZE)
     with tempfile.TemporaryDirectory() as folder:
         few = [next(iter(stock[0]))] * 2
         learner((few, few), [TensorBoard(f"{folder}/first")]).fit(1)  # what is imported once is not the epoch's cost
         jobs = {
-            "Learner, stock DataLoader, three epochs": lambda: learner(stock).fit(3),
-            "the same with TensorBoard and its report": lambda: learner(stock, [TensorBoard(folder)]).fit(3),
+            "Learner, stock DataLoader, five epochs": lambda: learner(stock).fit(5),
+            "the same with TensorBoard and its report": lambda: learner(stock, [TensorBoard(folder)]).fit(5),
         }
         return compare(rounds, jobs)
 
