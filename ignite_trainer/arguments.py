@@ -45,4 +45,4 @@ def check_parts(model: Any, loss_func: Any, opt_func: Any, cbs: Any) -> None:
 
 
 def _called(value: Any) -> str:
-    return f"the class {value.__name__}" if isinstance(value, type) else f"an object of {type(value).__name__}"
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"

@@ -96,11 +96,11 @@ class Dispatcher:
         """Find which callback has a method at which point, in order.
 
         Warns:
-            UserWarning: a callback that is never called, as it has none.
+            UserWarning: an object that is no ``Callback`` and has none: it is never called.
         """
         cbs = in_order(self.learn.cbs)
         for cb in cbs:
-            if not any(hasattr(cb, name) for name in (*POINTS, "brings")):
+            if not isinstance(cb, Callback) and not any(hasattr(cb, name) for name in (*POINTS, "brings")):
                 warnings.warn(
                     f"a callback is called at the points that it has methods of; {type(cb).__name__} has none of "
                     f"{', '.join(POINTS)}, so no fit calls it",

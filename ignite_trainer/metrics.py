@@ -301,7 +301,7 @@ def metrics_from(metrics: Mapping[str, Any] | None) -> dict[str, Metric]:
         TypeError: no mapping; a value is neither, or a running average of a metric, which is computed at each batch.
         ValueError: a metric is called "loss".
     """
-    if metrics is not None and not isinstance(metrics, Mapping):
+    if metrics is not None and not hasattr(metrics, "items"):  # a collection of torchmetrics is no Mapping
         raise TypeError(f"metrics is a dict, name → metric; got a {type(metrics).__name__}")
     result: dict[str, Metric] = {}
     for name, metric in (metrics or {}).items():

@@ -90,7 +90,7 @@ class OptimizerOptions:
         if lr is not None and not isinstance(lr, (Real, Tensor)):
             raise TypeError(f"lr is a number; got {lr!r}")
         if optimizer is not None and not (hasattr(optimizer, "step") and hasattr(optimizer, "zero_grad")):
-            raise TypeError(f"optimizer has step and zero_grad; got an object of {type(optimizer).__name__}")
+            raise TypeError(f"optimizer has step and zero_grad; got a {type(optimizer).__name__}")
         if optimizer is None and lr is None and param_groups is None:
             raise ValueError("a Learner needs lr, for opt_func, or optimizer, an instance; got neither")
         if optimizer is not None and lr is not None:

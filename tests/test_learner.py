@@ -293,7 +293,7 @@ REFUSED = {
     "one callback": (
         lambda: learner(cbs=Phases()),
         TypeError,
-        "cbs is a list of callbacks; got an object of Phases: put",
+        "cbs is a list of callbacks; got a Phases: put",
     ),
     "function as callback": (
         lambda: learner(cbs=[lambda learn: None]).fit(1),
@@ -308,7 +308,7 @@ REFUSED = {
     "model and loaders swapped": (
         lambda: Learner((batches(), None), mlp(), nn.CrossEntropyLoss(), 0.1),
         TypeError,
-        r"^model is an nn.Module; got an object of tuple: the order is \(model, dls, loss_func, lr\)$",
+        r"^model is an nn.Module; got a tuple: the order is \(model, dls, loss_func, lr\)$",
     ),
     "loss class": (
         lambda: learner(loss_func=nn.CrossEntropyLoss),
@@ -318,17 +318,17 @@ REFUSED = {
     "loss and optimizer swapped": (
         lambda: fit(1, mlp(), nn.CrossEntropyLoss(), optim.SGD(mlp().parameters(), 0.1), batches(), batches()),
         TypeError,
-        r"^loss_func is called with \(preds, y\); got an object of SGD: the order is ",
+        r"^loss_func is called with \(preds, y\); got a SGD: the order is ",
     ),
     "loss as optimizer": (
         lambda: learner(lr=None, optimizer=nn.CrossEntropyLoss()),
         TypeError,
-        "^optimizer has step and zero_grad; got an object of CrossEntropyLoss$",
+        "^optimizer has step and zero_grad; got a CrossEntropyLoss$",
     ),
     "optimizer as opt_func": (
         lambda: learner(opt_func=optim.SGD(mlp().parameters(), 0.1)),
         TypeError,
-        r"makes an optimizer; got an object of SGD: give one that is made already as optimizer=\.\.\., without lr$",
+        r"makes an optimizer; got a SGD: give one that is made already as optimizer=\.\.\., without lr$",
     ),
     "lr": (lambda: learner(lr="0.1"), TypeError, "^lr is a number; got '0.1'$"),
     "clip_norm": (

@@ -107,7 +107,7 @@ def test_tensorboard_when_a_run_is_a_regression_then_has_no_confusion_but_the_wo
     assert not any(tag.startswith("pr_curves") for tag in tags["tensors"])
     (table,) = accumulated(tmp_path).Tensors("text/worst_predictions/text_summary")[-1].tensor_proto.string_val
     assert table.decode().splitlines()[0] == "| sample | target | predicted | error |"
-    assert len(table.decode().splitlines()) == 2 + 24
+    assert len(table.decode().splitlines()) == 2 + 16
     assert (tmp_path / "report.png").exists()
 
 

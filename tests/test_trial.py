@@ -63,6 +63,14 @@ def stock(ds, **how):
     return DataLoader(ds, 8, shuffle=True, **how)
 
 
+KEPT = []  # where the collector takes a learner and its loader at once, torch waits 5 s for the loader's workers
+
+
+def with_workers():
+    KEPT.append(stock(Noisy(), num_workers=1, persistent_workers=True))
+    return KEPT[-1]
+
+
 def batches():
     x, y = blobs(40)
     return list(zip(x.split(8), y.split(8), strict=True))
@@ -93,7 +101,7 @@ LOADERS = {
     "sample loader": lambda: SampleLoader(Noisy(), 8, shuffle=True),
     "stock loader": lambda: stock(Noisy()),
     "stock loader with a generator": lambda: stock(Noisy(), generator=torch.Generator().manual_seed(2)),
-    "stock loader with workers": lambda: stock(Noisy(), num_workers=1, persistent_workers=True),
+    "stock loader with workers": with_workers,
     "sampler with a generator": own_sampler,
     "list": batches,
     "function": lambda: generated,

@@ -112,7 +112,7 @@ def test_record_of_values_then_has_the_greatest_errors_and_no_counts():
 def test_record_when_there_are_more_than_20_classes_then_has_the_worst_alone():
     record = recorded([(None, torch.randn(30, 21), torch.arange(30) % 21)])
     assert record.confusion is record.scored is None
-    assert len(record.worst()) == 24
+    assert len(record.worst()) == 16
 
 
 def test_record_when_images_have_several_sizes_then_shows_none():

@@ -29,7 +29,7 @@ class TensorBoard(Callback):
     Every epoch: ``loss/train``, ``loss/valid``, ``<metric>/valid``, ``time/epoch``, ``time/samples_per_second``,
     confusion matrix, PR curves (both up to 20 classes), the worst predictions of the validation, histograms of the
     weights. Every ``every_steps`` steps: ``loss/batch``, the mean since the last; ``norm/gradient_mean`` and ``_max``,
-    taken from five of those steps; ``lr/group0``, …. From the start: the values of the run as text and as hparams, a
+    taken from two of those steps; ``lr/group0``, …. From the start: the values of the run as text and as hparams, a
     chart of train over valid. The x axis is ``learn.step``. At the end ``report.png`` shows the same numbers. What a
     model's data do not have, as a confusion matrix of a regression, is left out. Of several ranks, rank 0 writes;
     ``loss/batch`` is that of its shares, all else is of all ranks.
@@ -76,7 +76,7 @@ class TensorBoard(Callback):
                 raise TypeError(f"a value of hparams is a number, a string or a bool; got {value!r} for {name!r}")
         self.folder, self.every_steps, self.hparams = folder, every_steps, dict(hparams or {})
         self.images, self.histograms, self.pr_curves, self.graph = images, histograms, pr_curves, graph
-        self._norm_every = max(1, every_steps // 5)
+        self._norm_every = max(1, every_steps // 2)
         self.events: EventFile | None = None
         self.validation: ValidationRecord | None = None
         self._losses: list[Tensor] = []
@@ -106,7 +106,7 @@ class TensorBoard(Callback):
 
     def after_step(self, learn: Any) -> None:
         """Take the norm of the gradients that the step was made with."""
-        if self.events is not None and learn.step % self._norm_every == 0:
+        if self.events is not None and (learn.step - 1) % self._norm_every == 0:  # from the first step on
             self._norms.append(dashboard.gradient_norm(self._parameters))
 
     def after_batch(self, learn: Any) -> None:

@@ -63,7 +63,7 @@ class ValidationRecord:
     ([[1, 0], [1, 1]], (2, 1, 0))
     """
 
-    def __init__(self, loss_func: Any = None, *, images: bool = True, pr_curves: bool = True, n_worst: int = 24):
+    def __init__(self, loss_func: Any = None, *, images: bool = True, pr_curves: bool = True, n_worst: int = 16):
         self._loss_func, self.images, self._pr_curves, self._n_worst = loss_func, images, pr_curves, n_worst
         self.confusion: Tensor | None = None
         self.scored: Tensor | None = None
