@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -11,6 +12,8 @@ from typing import Any
 from .events import POINTS, CancelException
 
 __all__ = ["Callback", "Dispatcher", "in_order", "run_cbs"]
+
+_OF_OTHERS = re.compile(r"on_\w+_(begin|start|end)")  # Keras, Lightning, HF Trainer
 
 
 class Callback:
@@ -49,11 +52,6 @@ def in_order(cbs: Iterable[Any]) -> list[Any]:
     for cb in cbs:
         if isinstance(cb, type):
             raise TypeError(f"a callback is an object; got the class {cb.__name__}: make an instance of it")
-        if isinstance(cb, FunctionType):
-            raise TypeError(
-                f"a callback is an object with methods named after points; got the function {cb.__name__}: attach it "
-                "with learn.trainer.add_event_handler(event, function)"
-            )
     return sorted(
         [*cbs, *(other for cb in cbs for other in getattr(cb, "brings", ()))], key=lambda cb: getattr(cb, "order", 0)
     )
@@ -95,16 +93,25 @@ class Dispatcher:
     def gather(self) -> None:
         """Find which callback has a method at which point, in order.
 
+        Raises:
+            TypeError: a function among them.
+
         Warns:
-            UserWarning: an object that is no ``Callback`` and has none: it is never called.
+            UserWarning: one that has the hooks of another framework, and none of ours.
         """
         cbs = in_order(self.learn.cbs)
         for cb in cbs:
-            if not isinstance(cb, Callback) and not any(hasattr(cb, name) for name in (*POINTS, "brings")):
+            if isinstance(cb, FunctionType):
+                raise TypeError(
+                    f"a callback is an object with methods named after points; got the function {cb.__name__}: attach "
+                    "it with learn.trainer.add_event_handler(event, function)"
+                )
+            hooks = [name for name in dir(cb) if _OF_OTHERS.fullmatch(name)]
+            if hooks and not any(hasattr(cb, name) for name in POINTS):
                 warnings.warn(
-                    f"a callback is called at the points that it has methods of; {type(cb).__name__} has none of "
-                    f"{', '.join(POINTS)}, so no fit calls it",
-                    stacklevel=2,
+                    f"a callback is called at the points that it has methods of, {', '.join(POINTS)}; "
+                    f"{type(cb).__name__} has none of them, and a fit calls no {hooks[0]}",
+                    stacklevel=4,
                 )
         self.methods = {name: [(cb, getattr(cb, name)) for cb in cbs if hasattr(cb, name)] for name in POINTS}
         for engine in (self.learn.trainer, self.learn.evaluator):

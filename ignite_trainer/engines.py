@@ -456,6 +456,9 @@ def create_trainer(
         prepare_batch: a batch of the loader → ``(x, y)``; None: it is that pair.
         precision, accumulate, clip_norm: as for ``Learner``.
 
+    Warns:
+        UserWarning: a loss that sums over the batch.
+
     >>> model = nn.Linear(2, 1)
     >>> trainer = create_trainer(model, torch.optim.SGD(model.parameters(), lr=0.1), nn.MSELoss())
     >>> trainer.run([(torch.ones(4, 2), torch.ones(4, 1))] * 3, max_epochs=2).iteration

@@ -80,7 +80,11 @@ class Epochs:
         if engine.place < 0 and engine.ranks is None:
             raise ValueError(
                 f"a loader gives at least one batch an epoch; the {engine.phase} loader gave none"
-                + (": have the function make a new one each time" if is_function(self.loader) else "")
+                + (
+                    ": have the function make a new one each time"
+                    if is_function(self.loader) and engine.loop.epoch > 0
+                    else ""
+                )
             )
 
 

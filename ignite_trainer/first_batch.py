@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +12,8 @@ from torch.nn import functional as F
 
 from .metrics import Accuracy
 
-__all__ = ["FirstBatchChecks", "check_loss", "check_predictions"]
+__all__ = ["FirstBatchChecks", "check_broadcast", "check_loss", "check_predictions"]
 
-# a subclass with a forward of its own may take other shapes
 _CLASS_LOSSES = (F.cross_entropy, F.nll_loss, nn.CrossEntropyLoss.forward, nn.NLLLoss.forward)
 _BINARY_LOSSES = (
     *(F.binary_cross_entropy, F.binary_cross_entropy_with_logits),
@@ -26,13 +26,14 @@ class FirstBatchChecks:
 
     Args:
         learn: the Learner.
+        autocast: the context in which its loss is computed.
 
     Attributes:
         once_checked: called with the engine when its batch has been looked at.
     """
 
-    def __init__(self, learn: Any):
-        self.learn = learn
+    def __init__(self, learn: Any, autocast: Any):
+        self.learn, self.autocast = learn, autocast
         self.once_checked: Callable[[Any], None] = lambda engine: None
         self._expected: set[Any] = set()
 
@@ -45,22 +46,29 @@ class FirstBatchChecks:
         return {"after_predict", "after_loss"} if engine in self._expected else set()
 
     def check_predictions(self, engine: Any) -> None:
-        """At PREDICTED: labels and shapes."""
-        if engine in self._expected:
-            learn = self.learn
-            check_predictions(learn.loss_func, learn.preds, learn.batch[1], engine.phase)
-            if any(isinstance(metric, Accuracy) for metric in learn.metrics.values()):
-                Accuracy.check(learn.preds, learn.batch[1])
+        """At PREDICTED, after the callbacks: labels and shapes."""
+        if engine not in self._expected or engine.cancelled:
+            return
+        learn, (preds, y) = self.learn, (self.learn.preds, self.learn.batch[1])
+        if not isinstance(preds, Tensor) or not isinstance(y, Tensor):
+            return
+        check_predictions(learn.loss_func, preds, y, engine.phase)
+        compared = not engine.training or preds.ndim < 2 or preds.shape[1] == 1  # training may mix its targets
+        if compared and any(isinstance(metric, Accuracy) for metric in learn.metrics.values()):
+            Accuracy.check(preds, y)
 
     def check_loss(self, engine: Any) -> None:
-        """At LOSS_COMPUTED: the loss itself; then the batch has been looked at."""
-        if engine in self._expected:
-            check_loss(self.learn.loss)
+        """At LOSS_COMPUTED, before the callbacks: the loss itself; then the batch has been looked at."""
+        if engine in self._expected and not engine.cancelled:
+            learn = self.learn
+            check_loss(learn.loss)
+            with self.autocast:
+                check_broadcast(learn.loss_func, learn.preds, learn.batch[1], learn.loss, engine.phase)
             self._expected.discard(engine)
             self.once_checked(engine)
 
 
-def check_predictions(loss_func: Any, preds: Any, y: Any, phase: str) -> None:
+def check_predictions(loss_func: Any, preds: Tensor, y: Tensor, phase: str) -> None:
     """Look at predictions and targets before the loss sees them.
 
     Args:
@@ -73,19 +81,20 @@ def check_predictions(loss_func: Any, preds: Any, y: Any, phase: str) -> None:
         ValueError: a label that the model has no output for, targets of a shape or type that the loss does not take,
             or shapes that it would broadcast silently.
     """
-    if not isinstance(preds, Tensor) or not isinstance(y, Tensor):
-        return
     rule = getattr(type(loss_func), "forward", loss_func)
     if rule in _CLASS_LOSSES:
         if preds.shape != y.shape or not y.is_floating_point():  # else they are probabilities
             _check_form_of_labels(preds, y, phase)
             _check_labels(getattr(loss_func, "ignore_index", -100), preds, y, phase)
+    elif isinstance(loss_func, (nn.CrossEntropyLoss, nn.NLLLoss)):  # a forward of one's own may take other shapes
+        if preds.ndim > 1 and y.shape == _shape_of_labels(preds) and not y.is_floating_point():
+            _check_labels(loss_func.ignore_index, preds, y, phase)
     elif rule in _BINARY_LOSSES and not y.is_floating_point():
         raise ValueError(
             f"binary cross-entropy takes targets as floats; the first {phase} batch has {y.dtype}: give y.float()"
         )
-    elif y.is_floating_point() and preds.shape != y.shape and preds.numel() == y.numel() and preds.numel() > 1:
-        _check_broadcast(loss_func, preds, y, phase)
+    elif _is_elementwise(loss_func) and _may_broadcast(preds, y):
+        raise _broadcasts(preds, y, phase)
 
 
 def check_loss(loss: Any) -> None:
@@ -103,21 +112,53 @@ def check_loss(loss: Any) -> None:
         )
 
 
+def check_broadcast(loss_func: Any, preds: Any, y: Any, loss: Tensor, phase: str) -> None:
+    """Refuse a loss of one's own that has broadcast predictions and targets, all against all.
+
+    Seen by a copy of it, which is given the predictions in the shape of the targets: a loss that lines them up itself
+    comes to the same then, or fails.
+
+    Raises:
+        ValueError: it comes to something else.
+    """
+    if not isinstance(preds, Tensor) or not isinstance(y, Tensor) or not _may_broadcast(preds, y):
+        return
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            aligned = copy.deepcopy(loss_func)(preds.detach().reshape(y.shape), y)
+    except Exception:  # whatever a loss raises where it is given another shape than it is made for
+        return
+    if isinstance(aligned, Tensor) and not aligned.ndim and not torch.isclose(aligned, loss.detach(), equal_nan=True):
+        raise _broadcasts(preds, y, phase)
+
+
+def _shape_of_labels(preds: Tensor) -> tuple[int, ...]:
+    return (*preds.shape[:1], *preds.shape[2:])
+
+
 def _check_form_of_labels(preds: Tensor, y: Tensor, phase: str) -> None:
     if preds.ndim < 2:
+        what = "one sample's: take DataLoader(samples, batch_size) as the loader"
         raise ValueError(
-            f"a batch has a first dimension of samples; the first {phase} batch gave predictions of shape "
-            f"{tuple(preds.shape)}, one sample's: take DataLoader(samples, batch_size) as the loader"
+            "cross-entropy compares a row of scores a sample; the first "
+            f"{phase} batch gave predictions of shape {tuple(preds.shape)}, "
+            + (what if y.ndim == 0 else "one number a sample: give the model an output for each class")
         )
-    shape = (*preds.shape[:1], *preds.shape[2:])
-    if y.shape != shape or y.dtype not in (torch.int64, torch.uint8):
-        way_out = (
-            "give y.squeeze(1)" if y.ndim > len(shape) else "give y.long()" if y.shape == shape else "look at both"
-        )
-        raise ValueError(
-            f"class numbers are int64 of shape {shape} for predictions of shape {tuple(preds.shape)}; the first "
-            f"{phase} batch has {y.dtype} of shape {tuple(y.shape)}: {way_out}"
-        )
+    shape, dtypes = _shape_of_labels(preds), (torch.int64, torch.uint8) if preds.ndim == 2 else (torch.int64,)
+    if y.shape == shape and y.dtype in dtypes:
+        return
+    if y.shape == preds.shape:
+        way_out = "give y.argmax(1)"
+    elif y.ndim == len(shape) + 1 and y.squeeze(1).shape == shape:
+        way_out = "give y.squeeze(1)"
+    elif preds.ndim > 2 and y.shape == preds.shape[:-1]:
+        way_out = "move the classes to the second dimension, preds.movedim(-1, 1)"
+    else:
+        way_out = "give y.long()" if y.shape == shape else "look at both"
+    raise ValueError(
+        f"class numbers are int64 of shape {shape} for predictions of shape {tuple(preds.shape)}; the first "
+        f"{phase} batch has {y.dtype} of shape {tuple(y.shape)}: {way_out}"
+    )
 
 
 def _check_labels(ignore_index: int, preds: Tensor, y: Tensor, phase: str) -> None:
@@ -134,25 +175,26 @@ def _check_labels(ignore_index: int, preds: Tensor, y: Tensor, phase: str) -> No
         )
 
 
-def _check_broadcast(loss_func: Any, preds: Tensor, y: Tensor, phase: str) -> None:
-    """As many elements in another shape: fine for a loss that lines them up itself, silently wrong otherwise."""
+def _is_elementwise(loss_func: Any) -> bool:
+    """Whether it is a loss of torch's, which does not line up shapes."""
+    if isinstance(loss_func, nn.Module):
+        return type(loss_func).__module__ == "torch.nn.modules.loss"
+    return getattr(loss_func, "__module__", None) == "torch.nn.functional"
+
+
+def _may_broadcast(preds: Tensor, y: Tensor) -> bool:
+    """As many elements in another shape, and shapes that torch lines up: fine for a loss that does so itself."""
+    if preds.shape == y.shape or preds.numel() != y.numel() or preds.numel() < 2:
+        return False
     try:
         torch.broadcast_shapes(preds.shape, y.shape)  # type: ignore[no-untyped-call]
-    except RuntimeError:
-        return  # the loss says so itself
-    elementwise = isinstance(loss_func, nn.Module) and type(loss_func).__module__ == "torch.nn.modules.loss"
-    if not elementwise and _depends_on_order(loss_func, preds, y):
-        return
-    raise ValueError(
+    except RuntimeError:  # the loss says so itself
+        return False
+    return True
+
+
+def _broadcasts(preds: Tensor, y: Tensor, phase: str) -> ValueError:
+    return ValueError(
         f"predictions and targets have one shape, or the loss broadcasts them silently; the first {phase} batch has "
         f"{tuple(preds.shape)} against {tuple(y.shape)}: squeeze the one or unsqueeze the other"
     )
-
-
-def _depends_on_order(loss_func: Any, preds: Tensor, y: Tensor) -> bool:
-    """Whether a loss changes with the order of the targets alone; one that broadcasts, all against all, does not."""
-    if torch.equal(y, y.flip(0)):
-        return True  # cannot be seen with such targets
-    other = torch.rand(preds.shape, generator=torch.Generator().manual_seed(0), dtype=preds.dtype).to(preds.device)
-    with torch.no_grad(), torch.random.fork_rng():
-        return not torch.isclose(loss_func(other, y), loss_func(other, y.flip(0)))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .arguments import check_parts
 from .distributed import is_main
 from .learner import Learner
 from .metrics import Accuracy
@@ -41,6 +42,7 @@ def fit(
 
     Raises:
         ValueError: ``epochs`` < 1, no ``valid_dl``, or targets that are no class numbers.
+        TypeError: a part in the place of another.
 
     Source: the documents' ``fit``.
 
@@ -57,6 +59,7 @@ def fit(
         raise ValueError(
             "fit prints each epoch's validation, so valid_dl is a loader; got None: Learner trains without"
         )
+    check_parts(model, loss_fn, None, cbs, call="fit(epochs, model, optimizer, loss_fn, train_dl, valid_dl)")
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     learn = Learner(
         model,

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import datetime
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +38,8 @@ from .timeline import timeline
 from .validation import Validation
 
 __all__ = ["Learner"]
+
+CALL = "Learner(model, dls, loss_func, lr)"
 
 
 class Learner:
@@ -84,7 +87,8 @@ class Learner:
 
     Raises:
         ValueError: neither lr nor optimizer, or both; an optimizer over other tensors; an unknown device.
-        TypeError: ``model``, ``dls``, ``loss_func``, ``opt_func``, ``optimizer``, ``lr``, ``cbs`` or a metric is none.
+        TypeError: ``model``, ``dls``, ``loss_func``, ``opt_func``, ``optimizer``, ``lr``, ``cbs`` or a
+            metric is of another kind.
 
     Warns:
         UserWarning: a loss that sums over the batch.
@@ -120,15 +124,16 @@ class Learner:
         loss_size: Size | None = None,
         folder: str | Path | None = None,
     ):
-        check_parts(model, loss_func, opt_func, cbs)
+        check_parts(model, loss_func, None if optimizer is not None else opt_func, cbs, call=CALL)
         check_gradient_options(accumulate, clip_norm)
         initialize(device)
         self.ranks = Ranks(self) if world_size() > 1 else None
         self.device = pick_device(device)
         self.model = model.to(self.device)
         self.dls, (self.train_dl, self.valid_dl) = dls, pair_of_loaders(dls)
-        self.loss_func, self.lr, self.cbs, self.opt_func = loss_func, lr, list(cbs), opt_func
+        self.loss_func, self.cbs, self.opt_func = loss_func, list(cbs), opt_func
         self.optimizer_options = OptimizerOptions(model, optimizer, lr, param_groups)
+        self.lr = self.optimizer_options.lr
         self.accumulate, self.precision = accumulate, precision
         self._compiled = torch.compile(model) if compile else None
         self.forward = self._called
@@ -166,7 +171,7 @@ class Learner:
         """What runs at each event before anybody else's: bookkeeping, sums and metrics, callbacks, validation."""
         trainer, evaluator = self.trainer, self.evaluator
         self.train_loss = Loss(size)
-        self._first_batches = FirstBatchChecks(self)
+        self._first_batches = FirstBatchChecks(self, self._eval_step.autocast)
         self._dispatch = Dispatcher(self, self._first_batches.points)
         self._first_batches.once_checked = self._dispatch.listen
         self._validation = Validation(self)
@@ -174,7 +179,6 @@ class Learner:
         for engine in (trainer, evaluator):
             engine.widest = Scope.EPOCH  # until a fit runs
             engine.add_event_handler(Events.EPOCH_STARTED, always(self._begin_epoch))
-            engine.add_event_handler(TrainEvents.PREDICTED, always(self._first_batches.check_predictions))
             engine.add_event_handler(TrainEvents.LOSS_COMPUTED, always(self._first_batches.check_loss))
         if self.ranks is not None:
             evaluator.add_event_handler(Events.EPOCH_COMPLETED, always(self.ranks.end_evaluation))
@@ -184,6 +188,8 @@ class Learner:
         trainer.attach_points(self._dispatch)
         trainer.add_event_handler(Events.STARTED, always(self._resumption.put_back))
         evaluator.attach_points(self._dispatch)
+        for engine in (trainer, evaluator):  # of what callbacks have left, as the loss will see it
+            engine.add_event_handler(TrainEvents.PREDICTED, always(self._first_batches.check_predictions))
         trainer.add_event_handler(Events.EPOCH_COMPLETED, always(self._validation.run))
         trainer.add_event_handler(Events.TERMINATE_SINGLE_EPOCH, always(self._validation.run_after_cut))
 
@@ -206,8 +212,9 @@ class Learner:
             TypeError: a loader that cannot be gone through ``n_epochs`` times; a batch that is no pair.
             RuntimeError: a fit is running already.
         """
-        if not isinstance(n_epochs, int) or n_epochs < 0:
+        if not isinstance(n_epochs, Integral) or n_epochs < 0:
             raise ValueError(f"n_epochs is the number of epochs, a whole number from 0; got {n_epochs!r}")
+        n_epochs = int(n_epochs)
         if self.in_fit:
             raise RuntimeError("a Learner fits once at a time; this one is in the middle of a fit")
         check_loader(self.train_dl, n_epochs, "training")
@@ -217,7 +224,7 @@ class Learner:
         self.epoch = self.step = 0
         self.history, self.results = [], {}
         self.stop_reason, self.outcome = "", "finished"
-        self.opt = self.optimizer_options.make(self.opt_func)
+        self.opt = self.optimizer_options.make(self.opt_func, self.lr)
         if any(parameter.grad is not None for parameter in self.model.parameters()):
             self.opt.zero_grad()  # some write p.grad.zero_(), which needs a gradient
         self._first_batches.expect(self.trainer, self.evaluator)
@@ -280,7 +287,7 @@ class Learner:
         A ``CancelFitException`` escapes. The optimizer of the last fit is used, or made.
         """
         if self.opt is None:
-            self.opt = self.optimizer_options.make(self.opt_func)
+            self.opt = self.optimizer_options.make(self.opt_func, self.lr)
         if train:
             with self._share_of(self.train_dl, training=True):
                 self._run(self.trainer, self.train_dl, 1)
@@ -290,7 +297,7 @@ class Learner:
     def one_batch(self) -> None:
         """The step on ``learn.batch``, in the phase of ``learn.model.training``; cancels escape."""
         if self.opt is None:
-            self.opt = self.optimizer_options.make(self.opt_func)
+            self.opt = self.optimizer_options.make(self.opt_func, self.lr)
         batch = self.batch
         self.engine = self.trainer if self.model.training else self.evaluator
         self.batch = batch

@@ -68,9 +68,11 @@ class _Mean:
     def add(self, value: Tensor, n: int | Tensor) -> None:
         if value.is_cpu:  # there is no device to wait for: 0.3 µs, where tensors take 3
             n = n.item() if isinstance(n, Tensor) else n  # type: ignore[assignment]
-            self.total += value.item() * n
+            if n:  # a batch of ignored labels alone has NaN for its loss
+                self.total += value.item() * n
         else:
-            self.total += value.detach().double() * n
+            weighted = value.detach().double() * n
+            self.total += torch.where(n > 0, weighted, 0.0) if isinstance(n, Tensor) else weighted
         self.n += n
 
     def state(self) -> list[Any]:
@@ -239,12 +241,12 @@ class BatchMean(_Share):
         """Add a batch ``(preds, y)``."""
         preds, y = output
         value = torch.as_tensor(self._function(preds, y))
-        if value.ndim:
+        if value.numel() != 1:
             raise ValueError(
                 f"a metric function gives its mean over the batch, one number; got a tensor of shape "
                 f"{tuple(value.shape)}: take its mean"
             )
-        self._mean.add(value, first_dimension(preds, y))
+        self._mean.add(value.reshape(()), first_dimension(preds, y))
 
     def sums(self) -> tuple[float, float]:
         """Σ value·n and Σ n."""
@@ -301,8 +303,10 @@ def metrics_from(metrics: Mapping[str, Any] | None) -> dict[str, Metric]:
         TypeError: no mapping; a value is neither, or a running average of a metric, which is computed at each batch.
         ValueError: a metric is called "loss".
     """
-    if metrics is not None and not hasattr(metrics, "items"):  # a collection of torchmetrics is no Mapping
-        raise TypeError(f"metrics is a dict, name → metric; got a {type(metrics).__name__}")
+    if metrics is not None and (
+        isinstance(metrics, type) or not hasattr(metrics, "items")
+    ):  # a collection of torchmetrics is no Mapping
+        raise TypeError(f"metrics is a dict, name → metric; got {metrics!r}")
     result: dict[str, Metric] = {}
     for name, metric in (metrics or {}).items():
         if name == "loss":
@@ -365,7 +369,7 @@ def _share_sums(metrics: list[_Share]) -> None:
 def _attach_metric(engine: Engine, name: str, metric: Metric) -> None:
     """Attach a metric to an engine's epochs; without a single batch its value is NaN instead of an error.
 
-    An exception out of a metric that is not the package's own gets a note of its name.
+    An exception gets a note of the metric's name, but for the updates of ``Loss`` and ``Accuracy``.
 
     Raises:
         TypeError: at an epoch's end: the metric has computed something else than one number.
@@ -387,6 +391,8 @@ def _attach_metric(engine: Engine, name: str, metric: Metric) -> None:
             engine.annotate(error, f"the metric {name!r}")
             raise
         value = engine.state.metrics[name]
+        if isinstance(value, Real) and hasattr(value, "item"):  # NumPy's: the history and checkpoints are plain data
+            engine.state.metrics[name] = value.item()
         if not isinstance(value, Real):
             shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
             raise TypeError(
@@ -395,6 +401,6 @@ def _attach_metric(engine: Engine, name: str, metric: Metric) -> None:
             )
 
     engine.add_event_handler(Events.EPOCH_STARTED, metric.started)
-    counted_here = isinstance(metric, (Loss, Accuracy))  # they are called for each batch, so without a frame more
+    counted_here = type(metric) in (Loss, Accuracy)  # these two without a frame more for each batch
     engine.add_event_handler(Events.ITERATION_COMPLETED, metric.iteration_completed if counted_here else update)
     engine.add_event_handler(Events.EPOCH_COMPLETED, completed)

@@ -3,7 +3,6 @@
 import difflib
 import warnings
 from collections.abc import Callable, Mapping
-from numbers import Real
 from typing import Any
 
 from torch import Tensor, nn
@@ -76,7 +75,7 @@ class OptimizerOptions:
         param_groups: a list of groups, or a function from the model to one; None: all parameters.
 
     Raises:
-        TypeError: a class or something without ``step`` as the optimizer, no number as the rate.
+        TypeError: a class or something without ``step`` as the optimizer, something else than a number as the rate.
         ValueError: neither an instance nor a rate, or both; or an instance over tensors that are not the model's.
     """
 
@@ -87,16 +86,18 @@ class OptimizerOptions:
             )
         if hasattr(lr, "param_groups"):
             raise TypeError(f"lr is a number; got an optimizer, {type(lr).__name__}: give it as optimizer=...")
-        if lr is not None and not isinstance(lr, (Real, Tensor)):
-            raise TypeError(f"lr is a number; got {lr!r}")
+        if lr is not None and (isinstance(lr, str) or not hasattr(lr, "__float__")):
+            raise TypeError(f"lr is a number, such as 1e-3; got {lr!r}")
         if optimizer is not None and not (hasattr(optimizer, "step") and hasattr(optimizer, "zero_grad")):
-            raise TypeError(f"optimizer has step and zero_grad; got a {type(optimizer).__name__}")
+            raise TypeError(f"optimizer has step and zero_grad, as torch.optim.SGD; got a {type(optimizer).__name__}")
         if optimizer is None and lr is None and param_groups is None:
             raise ValueError("a Learner needs lr, for opt_func, or optimizer, an instance; got neither")
         if optimizer is not None and lr is not None:
             raise ValueError("a Learner needs lr, for opt_func, or optimizer, an instance; got both")
         if optimizer is not None and param_groups is not None:
             raise ValueError("param_groups are for opt_func; the optimizer given has groups already: leave them out")
+        if lr is not None and hasattr(lr, "item") and not isinstance(lr, Tensor):
+            lr = lr.item()  # NumPy's: configurations and checkpoints are plain data
         self.model, self.optimizer, self.lr, self.param_groups = model, optimizer, lr, param_groups
         ours = {id(parameter) for parameter in model.parameters()}
         groups = getattr(optimizer, "param_groups", [])
@@ -107,14 +108,16 @@ class OptimizerOptions:
                 f"{type(model).__name__}: make it from model.parameters()"
             )
 
-    def make(self, opt_func: Callable[..., Any]) -> Any:
-        """The optimizer of a fit: the instance, or ``opt_func(parameters, lr)``."""
+    def make(self, opt_func: Callable[..., Any], lr: Any) -> Any:
+        """The optimizer of a fit: the instance, or ``opt_func(parameters, lr)``; a tensor as the rate is copied."""
         if self.optimizer is not None:
             return self.optimizer
         groups = self.model.parameters() if self.param_groups is None else self.param_groups
         if callable(groups):
             groups = groups(self.model)
-        return opt_func(groups) if self.lr is None else opt_func(groups, self.lr)
+        if lr is None:
+            return opt_func(groups)
+        return opt_func(groups, lr.clone() if isinstance(lr, Tensor) else lr)
 
 
 def _holds(key: str, names: list[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -254,22 +255,30 @@ def loss_size_of(loss_func: Any) -> Size:
     Warns:
         UserWarning: the loss is a sum over the batch.
     """
-    if getattr(loss_func, "reduction", None) == "sum":
+    options: dict[str, Any] = {}
+    if isinstance(loss_func, functools.partial):
+        loss_func, options = loss_func.func, loss_func.keywords
+    of_classes = loss_func in (F.cross_entropy, F.nll_loss)
+    if isinstance(loss_func, nn.Module):
+        of_classes = isinstance(loss_func, (nn.CrossEntropyLoss, nn.NLLLoss))
+        options = {name: getattr(loss_func, name, None) for name in ("reduction", "ignore_index", "weight")}
+    reduction = options.get("reduction") or "mean"
+    if reduction == "sum":
+        name = getattr(loss_func, "__name__", type(loss_func).__name__)
         warnings.warn(
-            f"a loss is the mean over its batch; {type(loss_func).__name__} adds up, so that steps, the loss that is "
-            "shown, accumulate and ranks depend on the size of batches: take reduction='mean'",
+            f"a loss is the mean over its batch; {name} adds up, so that steps, the loss that is shown, accumulate and "
+            "ranks depend on the size of batches: take "
+            "reduction='mean', or say with loss_size=... what it stands for",
             stacklevel=3,
         )
-    if isinstance(loss_func, (nn.CrossEntropyLoss, nn.NLLLoss)):
-        if loss_func.reduction != "mean":
-            return first_dimension
-        ignore, weight = loss_func.ignore_index, loss_func.weight
-    elif loss_func is F.cross_entropy or loss_func is F.nll_loss:
-        ignore, weight = -100, None
-    else:
+    if not of_classes or reduction != "mean":
         return first_dimension
+    ignore: int = options.get("ignore_index", -100)
+    weight: Tensor | None = options.get("weight")
 
-    def labels(preds: Any, y: Tensor) -> int | Tensor:
+    def labels(preds: Any, y: Any) -> int | Tensor:
+        if not isinstance(y, Tensor):  # for a forward of one's own
+            return first_dimension(preds, y)
         n: int = y.numel()
         if n <= _FEW and y.dtype is torch.int64 and weight is None and y.is_cpu and y.ndim == 1:
             return n - y.tolist().count(ignore)
@@ -277,7 +286,7 @@ def loss_size_of(loss_func: Any) -> Size:
             return n // y.shape[1] if y.ndim > 1 else 1
         if weight is not None:
             kept = y[y != ignore]
-            return weight.to(kept.device)[kept].sum()
+            return weight.to(kept.device)[kept.long()].sum()
         if ignore < 0 and n and y.is_cpu and y.min().item() >= 0:  # 1 µs; on a device it would wait
             return n
         return (y != ignore).sum()
@@ -286,7 +295,32 @@ def loss_size_of(loss_func: Any) -> Size:
 
 
 def first_dimension(preds: Any, y: Any) -> int:
-    """The first dimension of y, or of the first tensor in it."""
-    while not isinstance(y, Tensor):
-        y = next(iter(y.values() if isinstance(y, dict) else y))
-    return y.shape[0] if y.ndim else 1
+    """How many samples a batch has: the first dimension of y, or of the first tensor in it that has one.
+
+    A list of dicts has one a sample, as in detection. Where there is no such thing in y, preds is looked at likewise.
+
+    Raises:
+        TypeError: nothing in either tells.
+
+    >>> first_dimension(None, (0.5, torch.zeros(4, 3))), first_dimension(torch.zeros(2, 7), ["a cat", "a dog"])
+    (4, 2)
+    """
+    if isinstance(y, Tensor):
+        return y.shape[0] if y.ndim else 1
+    for nest in (y, preds):
+        n = _length_in(nest)
+        if n is not None:
+            return n
+    raise TypeError(
+        f"the samples of a batch are counted by a tensor in y or preds; got a {type(y).__name__} and a "
+        f"{type(preds).__name__} without one: give Learner(loss_size=lambda preds, y: ...)"
+    )
+
+
+def _length_in(nest: Any) -> int | None:
+    if isinstance(nest, Tensor):
+        return nest.shape[0] if nest.ndim else None
+    if isinstance(nest, (list, tuple)) and nest and isinstance(nest[0], dict):
+        return len(nest)
+    parts = nest.values() if isinstance(nest, dict) else nest if isinstance(nest, (list, tuple)) else ()
+    return next((n for n in map(_length_in, parts) if n is not None), None)

@@ -84,7 +84,7 @@ def _twin(learn: Learner, train_dl: Any, valid_dl: Any, *, cbs: Iterable[Any], f
         learn.model,
         (train_dl, valid_dl),
         learn.loss_func,
-        options.lr,
+        learn.lr,
         cbs,
         learn.opt_func,
         optimizer=options.optimizer,

@@ -77,6 +77,6 @@ class Validation:
             "step": learn.step,
             "train_loss": learn.trainer.state.metrics.get("loss", math.nan),
             **valid,
-            "lr": groups[0]["lr"] if groups else learn.lr,
+            "lr": float(groups[0]["lr"]) if groups else learn.lr,
             "seconds": of_main(seconds),  # the same on all ranks, as it can be monitored
         }

@@ -45,28 +45,41 @@ def test_draw_confusion_then_shades_each_row_by_its_shares():
     assert picture[42, left + 2].tolist() == picture[42, left + 42].tolist() == [131, 168, 205]
 
 
-def written(picture):
+def written(picture, **how):
     """What a reader of the event file sees, and how many bytes it has."""
-    (value,) = picture_summary("images/one", picture).value
+    (value,) = picture_summary("images/one", picture, **how).value
     image = value.image
     assert (image.height, image.width, image.colorspace) == picture.shape
     encoded = image.encoded_image_string
     return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")).astype(int), len(encoded)
 
 
-def test_picture_summary_when_there_are_few_colours_then_has_half_the_bytes_and_looks_the_same():
+def n_bytes_of_all_channels(picture):
+    encoded = io.BytesIO()
+    Image.fromarray(picture).save(encoded, format="png")
+    return len(encoded.getvalue())
+
+
+def drawn(n_channels, size=28):
     generator = torch.Generator().manual_seed(0)
-    grey = [torch.rand(1, 28, 28, generator=generator) for _ in range(24)]
-    counts = torch.randint(900, (10, 10), generator=generator)
-    for picture in (draw_images(grey, ["a bag\nas a coat"] * 24), draw_confusion(counts, ["ankle boot"] * 10)):
-        seen, n_bytes = written(picture)
-        whole = io.BytesIO()
-        Image.fromarray(picture).save(whole, format="png")
-        assert n_bytes < len(whole.getvalue()) / 2
-        assert abs(seen - picture).max() <= 16  # 16 grades of each colour
+    images = [torch.rand(n_channels, size, size, generator=generator) for _ in range(24)]
+    return draw_images(images, ["a bag\nas a coat"] * 24)
 
 
-def test_picture_summary_when_images_have_colours_then_keeps_them_all():
-    images = torch.rand(24, 3, 28, 28, generator=torch.Generator().manual_seed(0))
-    picture = draw_images([*images], ["a bag"] * 24)
-    assert np.array_equal(written(picture)[0], picture)
+def test_picture_summary_when_it_is_grey_then_is_written_as_grey_and_exact():
+    seen, n_bytes = written(drawn(1))
+    assert np.array_equal(seen, drawn(1))
+    assert n_bytes < 0.7 * n_bytes_of_all_channels(drawn(1))
+
+
+@pytest.mark.parametrize("size", [8, 28])
+def test_picture_summary_when_images_have_colours_then_keeps_them_all(size):
+    assert np.array_equal(written(drawn(3, size))[0], drawn(3, size))
+
+
+def test_picture_summary_with_a_palette_then_has_few_bytes_and_looks_the_same():
+    counts = torch.randint(900, (10, 10), generator=torch.Generator().manual_seed(0))
+    picture = draw_confusion(counts, ["ankle boot"] * 10)
+    seen, n_bytes = written(picture, palette=True)
+    assert n_bytes < 0.4 * n_bytes_of_all_channels(picture)
+    assert abs(seen - picture).max() <= 16  # 16 grades of each colour

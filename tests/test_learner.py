@@ -1,14 +1,27 @@
 """The Learner: modes, loaders of every kind, fits in a row, and what it refuses."""
 
+import copy
+import functools
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from ignite.metrics import RunningAverage
 from torch import nn, optim
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from ignite_trainer import Accuracy, Callback, Checkpoint, EarlyStopping, Learner, accuracy, create_evaluator, fit
+from ignite_trainer import (
+    Accuracy,
+    Callback,
+    Checkpoint,
+    EarlyStopping,
+    Learner,
+    Schedule,
+    accuracy,
+    create_evaluator,
+    fit,
+)
 from tests.tiny import blobs, dropout_net, hand_fit, mlp, same_state
 
 
@@ -303,34 +316,34 @@ REFUSED = {
     "model class": (
         lambda: learner(model=nn.Linear),
         TypeError,
-        "^model is an nn.Module; got the class Linear: make an instance of it$",
+        r"^model is an nn.Module, as in Learner\(.*\); got the class Linear: make an instance of it$",
     ),
     "model and loaders swapped": (
         lambda: Learner((batches(), None), mlp(), nn.CrossEntropyLoss(), 0.1),
         TypeError,
-        r"^model is an nn.Module; got a tuple: the order is \(model, dls, loss_func, lr\)$",
+        r"^model is an nn.Module, as in Learner\(model, dls, loss_func, lr\); got a tuple$",
     ),
     "loss class": (
         lambda: learner(loss_func=nn.CrossEntropyLoss),
         TypeError,
-        r"^loss_func is called with \(preds, y\); got the class CrossEntropyLoss: make an instance of it$",
+        r"^loss_func is called with \(preds, y\), as in .*; got the class CrossEntropyLoss: make an instance of it$",
     ),
     "loss and optimizer swapped": (
         lambda: fit(1, mlp(), nn.CrossEntropyLoss(), optim.SGD(mlp().parameters(), 0.1), batches(), batches()),
         TypeError,
-        r"^loss_func is called with \(preds, y\); got a SGD: the order is ",
+        r"^loss_func is called with .*, as in fit\(epochs, model, optimizer, loss_fn, train_dl, valid_dl\); got a SGD$",
     ),
     "loss as optimizer": (
         lambda: learner(lr=None, optimizer=nn.CrossEntropyLoss()),
         TypeError,
-        "^optimizer has step and zero_grad; got a CrossEntropyLoss$",
+        "^optimizer has step and zero_grad, as torch.optim.SGD; got a CrossEntropyLoss$",
     ),
     "optimizer as opt_func": (
         lambda: learner(opt_func=optim.SGD(mlp().parameters(), 0.1)),
         TypeError,
-        r"makes an optimizer; got a SGD: give one that is made already as optimizer=\.\.\., without lr$",
+        r"from \(parameters, lr\), as torch.optim.Adam; got a SGD: give it as optimizer=\.\.\., without lr$",
     ),
-    "lr": (lambda: learner(lr="0.1"), TypeError, "^lr is a number; got '0.1'$"),
+    "lr": (lambda: learner(lr="0.1"), TypeError, "^lr is a number, such as 1e-3; got '0.1'$"),
     "clip_norm": (
         lambda: learner(clip_norm="1"),
         ValueError,
@@ -458,7 +471,7 @@ REFUSED = {
     "metrics": (
         lambda: learner(metrics=[accuracy]),
         TypeError,
-        "^metrics is a dict, name → metric; got a list$",
+        r"^metrics is a dict, name → metric; got \[<function accuracy at .*>\]$",
     ),
     "monitor": (
         lambda: EarlyStopping(3),
@@ -474,7 +487,7 @@ REFUSED = {
     "checkpoint every": (
         lambda: Checkpoint(100),
         TypeError,
-        "^folder is a path; got 100: name the others, as in every_steps=500$",
+        "^folder is a path; got 100: give the others by name, as in every_steps=500$",
     ),
     "metric of many numbers": (
         lambda: learner(metrics={"errors": lambda preds, y: preds.argmax(1) != y}).evaluate(batches()),
@@ -524,12 +537,19 @@ def test_metric_when_its_computation_raises_then_a_note_names_it():
     assert caught.value.raised_by == "the metric 'recall'"
 
 
-def test_callback_when_it_has_no_point_then_the_fit_warns_that_it_is_never_called():
-    class Lightning:
+def test_callback_when_it_has_hooks_of_another_framework_alone_then_the_fit_warns_that_it_calls_none():
+    class OfLightning(Callback):
         def on_train_batch_end(self, trainer): ...
 
-    with pytest.warns(UserWarning, match="; Lightning has none of before_fit, .*, so no fit calls it$"):
-        learner(cbs=[Lightning()]).fit(1)
+    class Both(OfLightning):
+        def after_epoch(self, learn): ...
+
+    class OwnPoint:
+        def on_plateau(self, learn): ...
+
+    with pytest.warns(UserWarning, match="OfLightning has none of them, and a fit calls no on_train_batch_end$"):
+        learner(cbs=[OfLightning()]).fit(1)
+    learner(cbs=[Both(), OwnPoint()]).fit(1)
 
 
 def test_loss_when_it_sums_over_the_batch_then_is_warned_of():
@@ -548,6 +568,164 @@ def test_loss_when_a_subclass_takes_other_shapes_then_its_targets_are_not_looked
     learn = learner([(torch.zeros(4, 2, 6), tokens)], loss_func=OfSequences())
     learn.fit(1)
     assert learn.step == 1
+
+
+def one_batch(y, preds=3):
+    return [(torch.randn(4, 6, generator=torch.Generator().manual_seed(0)), y)], nn.Linear(6, preds)
+
+
+Y = torch.tensor([0, 1, 2, 0])
+LEGITIMATE = {
+    "probabilities": (torch.eye(3)[Y], 3, nn.CrossEntropyLoss()),
+    "uint8 labels": (Y.to(torch.uint8), 3, nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0]))),
+    "binary": (torch.ones(4, 1), 1, nn.BCEWithLogitsLoss()),
+    "function": (Y, 3, functools.partial(nn.functional.cross_entropy, label_smoothing=0.1)),
+    "means alone": (torch.rand(4), 1, lambda preds, y: (preds.mean() - y.mean()) ** 2),
+    "lined up": (torch.rand(4), 1, lambda preds, y: nn.functional.mse_loss(preds[:, 0], y)),
+    "captions": (
+        {"caption": ["a"] * 4, "label": Y},
+        3,
+        lambda preds, y: nn.functional.cross_entropy(preds, y["label"]),
+    ),
+    "no targets": (None, 3, lambda preds, y: preds.square().mean()),
+    "mixed": ((0.3, Y, Y.flip(0)), 3, lambda preds, y: nn.functional.cross_entropy(preds, y[1])),
+}
+
+
+@pytest.mark.parametrize("what", LEGITIMATE)
+def test_targets_of_any_form_when_the_loss_takes_them_then_train_as_by_hand(what):
+    y, n_outputs, loss_func = LEGITIMATE[what]
+    torch.manual_seed(0)
+    train, model = one_batch(y, n_outputs)
+    reference = copy.deepcopy(model)
+    learn = learner(train, train, model, loss_func)
+    learn.fit(2)
+    losses = []
+    for x, y in train * 2:
+        loss_func(reference(x), y).backward()
+        optimizer = optim.SGD(reference.parameters(), 0.1)
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            losses.append(loss_func(reference(x), y).item())
+    assert same_state(model.state_dict(), reference.state_dict())
+    # the mean over n equal samples, times n and divided by n again
+    assert [row["valid_loss"] for row in learn.history] == pytest.approx(losses, rel=1e-7)
+
+
+def test_loss_with_a_state_when_shapes_are_looked_at_then_is_called_once_a_batch():
+    class Counting:
+        n = 0
+
+        def __call__(self, preds, y):
+            self.n += 1
+            return nn.functional.mse_loss(preds.view(-1), y)
+
+    train, model = one_batch(torch.rand(4), 1)
+    loss_func = Counting()
+    learner(train, model=model, loss_func=loss_func).fit(3)
+    assert loss_func.n == 3
+
+
+def test_shapes_when_a_callback_mends_them_after_the_prediction_then_are_accepted():
+    class Squeeze(Callback):
+        def after_predict(self, learn):
+            learn.preds = learn.preds.squeeze(1)
+
+    train, model = one_batch(torch.rand(4), 1)
+    learn = learner(train, model=model, loss_func=nn.MSELoss(), cbs=[Squeeze()])
+    learn.fit(1)
+    assert learn.step == 1
+
+
+def test_accuracy_when_training_alone_mixes_its_targets_then_is_computed_in_validation():
+    train = [(x, torch.eye(3)[y]) for x, y in batches()]
+    results = learner(train, batches(20, seed=1), metrics={"accuracy": accuracy}).fit(1)
+    assert 0 <= results["accuracy"] <= 1
+
+
+def test_loss_when_it_is_a_partial_function_then_weighs_batches_as_the_module_does():
+    data = [(x, y.masked_fill(y == place % 3, -1)) for place, (x, y) in enumerate(batches())]
+    module = nn.CrossEntropyLoss(ignore_index=-1, weight=torch.tensor([1.0, 2.0, 3.0]))
+    function = functools.partial(nn.functional.cross_entropy, ignore_index=-1, weight=module.weight)
+    torch.manual_seed(0)
+    model = mlp()
+    assert learner(model=model, loss_func=function).evaluate(data) == learner(model=model, loss_func=module).evaluate(
+        data
+    )
+
+
+def test_targets_when_a_list_of_dicts_then_there_is_one_a_sample():
+    def boxes(n):
+        return {"boxes": torch.ones(n, 4)}
+
+    data = [(torch.zeros(2, 6), [boxes(0), boxes(3)]), (torch.ones(2, 6), [boxes(5), boxes(1)])]
+    learn = learner(model=nn.Identity(), loss_func=lambda preds, y: preds.mean())
+    assert learn.evaluate(data) == {"loss": 0.5}
+
+
+def test_samples_when_nothing_tells_how_many_then_the_error_says_how_to():
+    learn = learner(loss_func=lambda preds, y: torch.zeros(()))
+    learn.model.register_forward_hook(lambda model, args, output: {"scores": None})
+    with pytest.raises(
+        TypeError, match=r"a NoneType and a dict without one: give Learner\(loss_size=lambda preds, y: "
+    ):
+        learn.evaluate([(torch.zeros(4, 6), None)])
+
+
+def test_all_labels_ignored_in_a_batch_then_the_mean_is_that_of_the_others():
+    valid = [(torch.zeros(4, 6), torch.full((4,), -100)), *batches(20, seed=1)]
+    learn = learner(valid=valid)
+    assert learn.evaluate() == learn.evaluate(valid[1:])
+
+
+def test_numbers_of_numpy_when_given_then_checkpoints_can_be_gone_on_with(tmp_path):
+    class Share(Accuracy):
+        def compute(self):
+            return np.float64(super().compute())
+
+    def job(n_epochs):
+        torch.manual_seed(0)
+        learn = learner(
+            valid=batches(20, seed=1), lr=np.float64(0.1), metrics={"a": Share()}, cbs=[Checkpoint()], folder=tmp_path
+        )
+        learn.fit(np.int64(n_epochs), resume=True)
+        return learn
+
+    job(1)
+    learn = job(2)
+    assert [type(value) for value in learn.history[-1].values()] == [int, int, float, float, float, float, float]
+    assert len(learn.history) == 2
+
+
+def test_checkpoint_when_a_state_could_not_be_loaded_again_then_it_is_not_written(tmp_path):
+    class Scores(Callback):
+        def after_epoch(self, learn): ...
+
+        def state_dict(self):
+            return {"scores": [np.float64(0.5)]}
+
+        def load_state_dict(self, state): ...
+
+    with pytest.raises(TypeError, match=r"something else is in callbacks Scores: turn NumPy's numbers"):
+        learner(cbs=[Scores(), Checkpoint()], folder=tmp_path).fit(1)
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_lr_when_it_is_a_tensor_and_scheduled_then_it_stays_and_the_history_has_each_epochs(tmp_path):
+    rate = torch.tensor(0.1)
+    learn = learner(lr=rate, cbs=[Schedule(lambda step: 0.5**step, step="epoch")])
+    for _ in range(2):
+        learn.fit(2)
+        assert [row["lr"] for row in learn.history] == pytest.approx([0.1, 0.05])  # float32
+    assert rate == torch.tensor(0.1)
+
+
+def test_lr_when_changed_between_fits_then_is_that_of_the_next():
+    learn = learner()
+    learn.lr = 0.5
+    learn.fit(1)
+    assert learn.history[0]["lr"] == 0.5
 
 
 def test_fit_when_given_a_regression_then_says_what_to_use_instead():

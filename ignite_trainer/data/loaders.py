@@ -153,10 +153,8 @@ def _loader(
     seed_samples: bool,
 ) -> OrderedLoader:
     how: dict[str, Any] = {"shuffle": training, "equal_batches": training, "drop_last": drop_last, "seed": seed}
-    if isinstance(dataset, tuple) and all(isinstance(part, Tensor) for part in dataset):
-        raise TypeError(
-            f"a dataset gives samples; got a tuple of {len(dataset)} tensors: take from_tensors, or TensorDataset(x, y)"
-        )
+    if isinstance(dataset, tuple) and len(dataset) == 2 and all(isinstance(part, Tensor) for part in dataset):
+        raise TypeError("a dataset gives samples; got a tuple of 2 tensors: take from_tensors, or TensorDataset(x, y)")
     whole = whole_tensors(dataset)
     if whole is None:
         return SampleLoader(dataset, batch_size, num_workers=num_workers, seed_samples=seed_samples, **how)

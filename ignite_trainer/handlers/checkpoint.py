@@ -48,7 +48,7 @@ class Checkpoint(Callback):
     Raises:
         ValueError: an interval or ``keep`` below 1; at ``before_fit`` an unknown monitor, or a loader that cannot be
             resumed.
-        TypeError: ``folder`` is no path.
+        TypeError: ``folder`` is no path; a state that could not be loaded again.
         OSError: the disk is full, or the folder is gone; the former checkpoints are whole.
 
     >>> Checkpoint(every_steps=500, keep=3).keep
@@ -74,7 +74,7 @@ class Checkpoint(Callback):
             if (value is not None and not value > 0) or (isinstance(value, float) and whole):
                 raise ValueError(f"{name} is {'a whole number ' * whole}above 0, or None; got {value!r}")
         if folder is not None and not isinstance(folder, (str, os.PathLike)):
-            raise TypeError(f"folder is a path; got {folder!r}: name the others, as in every_steps=500")
+            raise TypeError(f"folder is a path; got {folder!r}: give the others by name, as in every_steps=500")
         self._given_folder = None if folder is None else Path(folder)
         self.every_steps, self.every_epochs, self.every_seconds = every_steps, every_epochs, every_seconds
         self.keep, self.monitor, self.background = keep, monitor, background
@@ -205,6 +205,7 @@ class Checkpoint(Callback):
     def _write(self, path: Path, state: dict[str, Any], *, prune: bool = False) -> None:
         if not is_main():
             return
+        refuse_unloadable(state)
         self._wait()
         self._raise_failure()
         if not self.background:
@@ -275,6 +276,49 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != 1:
         raise DamagedFile(f"{path} is no checkpoint of this version")
     return state
+
+
+def refuse_unloadable(state: dict[str, Any]) -> None:
+    """Refuse a state that could be written and not be loaded, as no code in a checkpoint is run.
+
+    Raises:
+        TypeError: something else than tensors and plain data in it; says where.
+    """
+    if _loads(_without_tensors(state)):
+        return
+    parts = {name: part if isinstance(part, dict) else {"": part} for name, part in state.items()}
+    bad = [
+        f"{name} {key}".strip()
+        for name, part in parts.items()
+        for key in part
+        if not _loads(_without_tensors(part[key]))
+    ]
+    raise TypeError(
+        "a checkpoint holds tensors, numbers, strings, and dicts, lists and tuples of them, as it is loaded without "
+        f"running code; something else is in {', '.join(bad)}: turn NumPy's numbers into Python's by .item()"
+    )
+
+
+def _loads(plain: Any) -> bool:
+    buffer = io.BytesIO()
+    try:
+        torch.save(plain, buffer)
+        buffer.seek(0)
+        torch.load(buffer, weights_only=True)
+    except (pickle.PicklingError, pickle.UnpicklingError, AttributeError, TypeError):
+        return False
+    return True
+
+
+def _without_tensors(value: Any) -> Any:
+    """The same nest with None for each tensor, which is known to load."""
+    if isinstance(value, torch.Tensor):
+        return None
+    if isinstance(value, dict):
+        return {key: _without_tensors(part) for key, part in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_without_tensors(part) for part in value)
+    return value
 
 
 def _write_checkpoint(path: Path, state: dict[str, Any], keep: int | None) -> None:

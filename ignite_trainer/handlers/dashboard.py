@@ -98,7 +98,7 @@ def write_validation(events: EventFile, record: ValidationRecord, names: list[st
     """The confusion matrix, a PR curve a class, and the worst predictions, as pictures and as a table."""
     summary = summaries()
     for title, picture in _pictures(record, names, columns=4).items():
-        events.add(picture_summary(f"images/{title}", picture), step)
+        events.add(picture_summary(f"images/{title}", picture, palette=title == "confusion"), step)
     if record.scored is not None:
         for label in range(len(record.scored)):
             tag = f"pr_curves/{_name(label, names).replace('/', '-')}"
@@ -138,7 +138,7 @@ def write_histograms(events: EventFile, model: Any, step: int) -> None:
 def write_batch(events: EventFile, batch: Any, names: list[str] | None, step: int) -> None:
     """The first images of a batch with their labels, if they are images."""
     x, y = batch
-    if not is_images(x, n_samples(batch)):
+    if not is_images(x, n_samples(None, batch)):
         return
     images = [image.cpu() for image in x[:N_IMAGES].detach()]
     titles = [""] * len(images)
@@ -186,9 +186,9 @@ def gradient_norm(parameters: Iterable[Any]) -> Tensor:
     return get_total_norm([grad.coalesce().values() if grad.is_sparse else grad for grad in grads])
 
 
-def n_samples(batch: Any) -> int:
-    """How many samples a batch has: the first dimension of y."""
-    return first_dimension(None, batch[1])
+def n_samples(preds: Any, batch: Any) -> int:
+    """How many samples a batch has."""
+    return first_dimension(preds, batch[1])
 
 
 def _pictures(record: ValidationRecord, names: list[str] | None, columns: int) -> dict[str, Any]:

@@ -18,7 +18,6 @@ __all__ = ["draw_confusion", "draw_images", "picture_summary"]
 
 _CELL = 84  # pixels a side of an image
 _LINE = 15
-_FEW_COLOURS = 4096
 _INK, _BLUE = (40, 40, 40), np.array([8, 81, 156])
 
 
@@ -90,15 +89,16 @@ def draw_confusion(counts: Tensor, names: Sequence[str]) -> NDArray[np.uint8]:
     return np.asarray(canvas)
 
 
-def picture_summary(tag: str, picture: NDArray[np.uint8]) -> Any:
+def picture_summary(tag: str, picture: NDArray[np.uint8], *, palette: bool = False) -> Any:
     """A picture as a ``Summary`` that `EventFile.add` takes.
 
-    Grey images and the matrix go by a palette of 256 colours: torch's own summary writes three times the bytes, and
-    tensorboard sums each of them up in Python.
+    Grey is written as grey: torch's own summary writes three channels of all pictures, and tensorboard sums up each
+    byte in Python.
 
     Args:
         tag: of the picture.
         picture: (H, W, 3) uint8.
+        palette: make do with 256 colours, some of them a little off, in a quarter of the bytes.
 
     >>> import torch
     >>> picture = draw_images([torch.rand(1, 28, 28)], ["bag"])
@@ -109,8 +109,10 @@ def picture_summary(tag: str, picture: NDArray[np.uint8]) -> Any:
     from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped,unused-ignore]
 
     image = Image.fromarray(picture)
-    if image.getcolors(_FEW_COLOURS) is not None:
+    if palette:
         image = image.quantize(256, method=Image.Quantize.FASTOCTREE)
+    elif (picture == picture[:, :, :1]).all():
+        image = image.convert("L")
     encoded = io.BytesIO()
     image.save(encoded, format="png")
     height, width, colorspace = picture.shape

@@ -29,10 +29,10 @@ class TensorBoard(Callback):
     Every epoch: ``loss/train``, ``loss/valid``, ``<metric>/valid``, ``time/epoch``, ``time/samples_per_second``,
     confusion matrix, PR curves (both up to 20 classes), the worst predictions of the validation, histograms of the
     weights. Every ``every_steps`` steps: ``loss/batch``, the mean since the last; ``norm/gradient_mean`` and ``_max``,
-    taken from two of those steps; ``lr/group0``, …. From the start: the values of the run as text and as hparams, a
-    chart of train over valid. The x axis is ``learn.step``. At the end ``report.png`` shows the same numbers. What a
-    model's data do not have, as a confusion matrix of a regression, is left out. Of several ranks, rank 0 writes;
-    ``loss/batch`` is that of its shares, all else is of all ranks.
+    of the first and the middle one of those steps; ``lr/group0``, …. From the start: the values of the run as text and
+    as hparams, a chart of train over valid. The x axis is ``learn.step``. At the end ``report.png`` shows the same
+    numbers. What a model's data do not have, as a confusion matrix of a regression, is left out. Of several ranks,
+    rank 0 writes; ``loss/batch`` is that of its shares, all else is of all ranks.
 
     Nothing of it changes a bit of the training. Batch losses and gradient norms stay on the device until they are
     written; the file is flushed at every write and closed however the fit ends. A disk that fails ends the dashboard
@@ -76,7 +76,6 @@ class TensorBoard(Callback):
                 raise TypeError(f"a value of hparams is a number, a string or a bool; got {value!r} for {name!r}")
         self.folder, self.every_steps, self.hparams = folder, every_steps, dict(hparams or {})
         self.images, self.histograms, self.pr_curves, self.graph = images, histograms, pr_curves, graph
-        self._norm_every = max(1, every_steps // 2)
         self.events: EventFile | None = None
         self.validation: ValidationRecord | None = None
         self._losses: list[Tensor] = []
@@ -106,7 +105,9 @@ class TensorBoard(Callback):
 
     def after_step(self, learn: Any) -> None:
         """Take the norm of the gradients that the step was made with."""
-        if self.events is not None and (learn.step - 1) % self._norm_every == 0:  # from the first step on
+        if self.events is None:
+            return
+        if not self._norms or (learn.step - 1) % self.every_steps == self.every_steps // 2:
             self._norms.append(dashboard.gradient_norm(self._parameters))
 
     def after_batch(self, learn: Any) -> None:
@@ -119,7 +120,7 @@ class TensorBoard(Callback):
             return
         if isinstance(learn.loss, Tensor):
             self._losses.append(learn.loss.detach())
-        self._n_samples += dashboard.n_samples(learn.batch)
+        self._n_samples += dashboard.n_samples(learn.preds, learn.batch)
         self._ended = time.perf_counter()
         if not self._shown:
             self._show_first_batch(learn)
