@@ -112,7 +112,7 @@ def pair_of_loaders(dls: Any) -> tuple[Any, Any]:
         return dls[0], dls[1]
     raise TypeError(
         "dls is a pair of loaders (train, valid), or an object with .train and .valid, of which valid may be None; "
-        f"got a {type(dls).__name__}"
+        f"got a {type(dls).__name__}" + (f" of {len(dls)}" if isinstance(dls, (tuple, list)) else "")
     )
 
 

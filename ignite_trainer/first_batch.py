@@ -124,7 +124,7 @@ def check_broadcast(loss_func: Any, preds: Any, y: Any, loss: Tensor, phase: str
     if not isinstance(preds, Tensor) or not isinstance(y, Tensor) or not _may_broadcast(preds, y):
         return
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), torch.random.fork_rng(devices=[preds.device] if preds.is_cuda else []):
             aligned = copy.deepcopy(loss_func)(preds.detach().reshape(y.shape), y)
     except Exception:  # whatever a loss raises where it is given another shape than it is made for
         return

@@ -262,7 +262,7 @@ class Learner:
             dl: batches ``(x, y)``, of which y is not used, or of x alone.
 
         Raises:
-            TypeError: a dataset or a tensor, which gives samples.
+            TypeError: a dataset or a tensor, which gives samples; a model that gives something else than a tensor.
             ValueError: it gives no batch.
         """
         check_loader(dl, 1, "prediction")
@@ -274,7 +274,11 @@ class Learner:
             for batch in dl:
                 x = on_device(batch, self.device) if isinstance(batch, Tensor) else step.prepare(batch)[0]
                 with step.autocast:
-                    outputs.append(self.forward(x).cpu())
+                    output = self.forward(x)
+                if not isinstance(output, Tensor) or not output.ndim:
+                    what = "a 0-d tensor" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+                    raise TypeError(f"predict joins tensors (N, ...) of the batches; the model gave {what} for one")
+                outputs.append(output.cpu())
         if self.ranks is not None:
             return self.ranks.in_order(outputs, dl, first)
         if not outputs:

@@ -2,7 +2,7 @@
 
 import difflib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -98,6 +98,8 @@ class OptimizerOptions:
             raise ValueError("param_groups are for opt_func; the optimizer given has groups already: leave them out")
         if lr is not None and hasattr(lr, "item") and not isinstance(lr, Tensor):
             lr = lr.item()  # NumPy's: configurations and checkpoints are plain data
+        if isinstance(param_groups, Iterator):
+            param_groups = list(param_groups)  # each fit reads them
         self.model, self.optimizer, self.lr, self.param_groups = model, optimizer, lr, param_groups
         ours = {id(parameter) for parameter in model.parameters()}
         groups = getattr(optimizer, "param_groups", [])

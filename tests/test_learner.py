@@ -97,6 +97,14 @@ def test_fit_when_called_twice_then_each_has_its_own_optimizer_history_and_steps
     assert [(row["epoch"], row["step"]) for row in learn.history] == [(0, 4), (1, 8)]
 
 
+def test_fit_when_groups_are_a_generator_then_each_fit_has_them():
+    model = mlp()
+    learn = learner(model=model, param_groups=model.parameters())
+    for _ in range(2):
+        learn.fit(1)
+        assert len(learn.opt.param_groups[0]["params"]) == 4
+
+
 def test_fit_when_an_optimizer_was_given_then_it_is_kept_over_fits():
     model = mlp()
     optimizer = optim.Adam(model.parameters())
@@ -270,6 +278,11 @@ def test_optimizer_when_it_has_only_step_and_zero_grad_then_serves():
 def lying(n):
     """A loader that says it has n batches and gives 4."""
     return type("Lying", (list,), {"__len__": lambda self: n})(batches())
+
+
+class Mean(nn.Module):
+    def forward(self, x):
+        return x.mean()
 
 
 def same_iterator(batches):
@@ -503,6 +516,17 @@ REFUSED = {
     "metric loss": (lambda: learner(metrics={"loss": accuracy}), ValueError, "give the metric another"),
     "evaluate": (lambda: learner().evaluate(), ValueError, "this Learner has no validation loader: give one"),
     "predict nothing": (lambda: learner().predict([]), ValueError, "the prediction loader is empty"),
+    "predict tuples": (
+        lambda: learner(model=nn.LSTM(6, 3)).predict(batches()),
+        TypeError,
+        r"^predict joins tensors \(N, \.\.\.\) of the batches; the model gave a tuple for one$",
+    ),
+    "predict no rows": (
+        lambda: learner(model=nn.Sequential(nn.Flatten(0), nn.Linear(60, 1), nn.Flatten(0), Mean())).predict(batches()),
+        TypeError,
+        "the model gave a 0-d tensor for one$",
+    ),
+    "three loaders": (lambda: Learner(mlp(), [[], [], []], nn.MSELoss(), 0.1), TypeError, "got a list of 3$"),
     "predict an end": (lambda: learner().predict(iter([])), ValueError, "the one given to predict gave none"),
     "fit of no epochs": (
         lambda: fit(0, mlp(), None, None, [], []),
