@@ -1,5 +1,6 @@
 """Times of jobs taken in turn, their medians and ratios, and a table of them. Needs nothing beyond Python."""
 
+import gc
 import io
 import json
 import os
@@ -39,6 +40,7 @@ def compare(rounds, jobs):
 
 
 def _seconds_of(job):
+    gc.collect()  # what another job has left is not this one's cost
     with redirect_stdout(io.StringIO()):
         wall, cpu = time.perf_counter(), time.process_time()
         job()
