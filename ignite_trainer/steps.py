@@ -255,20 +255,13 @@ def loss_size_of(loss_func: Any) -> Size:
     Warns:
         UserWarning: the loss is a sum over the batch.
     """
-    options: dict[str, Any] = {}
-    if isinstance(loss_func, functools.partial):
-        loss_func, options = loss_func.func, loss_func.keywords
-    of_classes = loss_func in (F.cross_entropy, F.nll_loss)
-    if isinstance(loss_func, nn.Module):
-        of_classes = isinstance(loss_func, (nn.CrossEntropyLoss, nn.NLLLoss))
-        options = {name: getattr(loss_func, name, None) for name in ("reduction", "ignore_index", "weight")}
+    loss_func, of_classes, options = _kind_of(loss_func)
     reduction = options.get("reduction") or "mean"
     if reduction == "sum":
         name = getattr(loss_func, "__name__", type(loss_func).__name__)
         warnings.warn(
             f"a loss is the mean over its batch; {name} adds up, so that steps, the loss that is shown, accumulate and "
-            "ranks depend on the size of batches: take "
-            "reduction='mean', or say with loss_size=... what it stands for",
+            "ranks depend on the size of batches: take reduction='mean', or say with loss_size=... what it stands for",
             stacklevel=3,
         )
     if not of_classes or reduction != "mean":
@@ -292,6 +285,18 @@ def loss_size_of(loss_func: Any) -> Size:
         return (y != ignore).sum()
 
     return labels
+
+
+def _kind_of(loss_func: Any) -> tuple[Any, bool, dict[str, Any]]:
+    """The loss itself, whether it is torch's over classes, and its options."""
+    options: dict[str, Any] = {}
+    if isinstance(loss_func, functools.partial):
+        loss_func, options = loss_func.func, loss_func.keywords
+    if isinstance(loss_func, nn.Module):
+        names = ("reduction", "ignore_index", "weight")
+        of_classes = isinstance(loss_func, (nn.CrossEntropyLoss, nn.NLLLoss))
+        return loss_func, of_classes, {name: getattr(loss_func, name, None) for name in names}
+    return loss_func, loss_func in (F.cross_entropy, F.nll_loss), options
 
 
 def first_dimension(preds: Any, y: Any) -> int:

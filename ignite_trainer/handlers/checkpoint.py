@@ -19,6 +19,7 @@ import torch
 from ..callbacks import Callback
 from ..distributed import barrier, is_main
 from ..files import DamagedFile, read_verified, remove_with_sum, write_whole
+from ..loadable import refuse_unloadable
 from ..resume import refuse_persistent_workers, snapshot
 from .best import Best, check_monitor
 from .crash import CrashReport
@@ -276,49 +277,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != 1:
         raise DamagedFile(f"{path} is no checkpoint of this version")
     return state
-
-
-def refuse_unloadable(state: dict[str, Any]) -> None:
-    """Refuse a state that could be written and not be loaded, as no code in a checkpoint is run.
-
-    Raises:
-        TypeError: something else than tensors and plain data in it; says where.
-    """
-    if _loads(_without_tensors(state)):
-        return
-    parts = {name: part if isinstance(part, dict) else {"": part} for name, part in state.items()}
-    bad = [
-        f"{name} {key}".strip()
-        for name, part in parts.items()
-        for key in part
-        if not _loads(_without_tensors(part[key]))
-    ]
-    raise TypeError(
-        "a checkpoint holds tensors, numbers, strings, and dicts, lists and tuples of them, as it is loaded without "
-        f"running code; something else is in {', '.join(bad)}: turn NumPy's numbers into Python's by .item()"
-    )
-
-
-def _loads(plain: Any) -> bool:
-    buffer = io.BytesIO()
-    try:
-        torch.save(plain, buffer)
-        buffer.seek(0)
-        torch.load(buffer, weights_only=True)
-    except (pickle.PicklingError, pickle.UnpicklingError, AttributeError, TypeError):
-        return False
-    return True
-
-
-def _without_tensors(value: Any) -> Any:
-    """The same nest with None for each tensor, which is known to load."""
-    if isinstance(value, torch.Tensor):
-        return None
-    if isinstance(value, dict):
-        return {key: _without_tensors(part) for key, part in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(_without_tensors(part) for part in value)
-    return value
 
 
 def _write_checkpoint(path: Path, state: dict[str, Any], keep: int | None) -> None:
