@@ -78,13 +78,10 @@ class Epochs:
             self.batches = None
         engine.state.epoch_length = engine.place + 1
         if engine.place < 0 and engine.ranks is None:
+            used_up = is_function(self.loader) and engine.loop.epoch > 0
+            way_out = ": have the function make a new one each time" if used_up else ""
             raise ValueError(
-                f"a loader gives at least one batch an epoch; the {engine.phase} loader gave none"
-                + (
-                    ": have the function make a new one each time"
-                    if is_function(self.loader) and engine.loop.epoch > 0
-                    else ""
-                )
+                f"a loader gives at least one batch an epoch; the {engine.phase} loader gave none{way_out}"
             )
 
 

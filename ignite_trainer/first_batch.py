@@ -138,11 +138,12 @@ def _shape_of_labels(preds: Tensor) -> tuple[int, ...]:
 
 def _check_form_of_labels(preds: Tensor, y: Tensor, phase: str) -> None:
     if preds.ndim < 2:
-        what = "one sample's: take DataLoader(samples, batch_size) as the loader"
+        found = "one number a sample: give the model an output for each class"
+        if y.ndim == 0:
+            found = "one sample's: take DataLoader(samples, batch_size) as the loader"
         raise ValueError(
             "cross-entropy compares a row of scores a sample; the first "
-            f"{phase} batch gave predictions of shape {tuple(preds.shape)}, "
-            + (what if y.ndim == 0 else "one number a sample: give the model an output for each class")
+            f"{phase} batch gave predictions of shape {tuple(preds.shape)}, {found}"
         )
     shape, dtypes = _shape_of_labels(preds), (torch.int64, torch.uint8) if preds.ndim == 2 else (torch.int64,)
     if y.shape == shape and y.dtype in dtypes:

@@ -39,8 +39,6 @@ from .validation import Validation
 
 __all__ = ["Learner"]
 
-CALL = "Learner(model, dls, loss_func, lr)"
-
 
 class Learner:
     """A model, its data, a loss and an optimizer, trained by two Ignite engines, ``trainer`` and ``evaluator``.
@@ -124,7 +122,8 @@ class Learner:
         loss_size: Size | None = None,
         folder: str | Path | None = None,
     ):
-        check_parts(model, loss_func, None if optimizer is not None else opt_func, cbs, call=CALL)
+        made = None if optimizer is not None else opt_func
+        check_parts(model, loss_func, made, cbs, call="Learner(model, dls, loss_func, lr)")
         check_gradient_options(accumulate, clip_norm)
         initialize(device)
         self.ranks = Ranks(self) if world_size() > 1 else None

@@ -10,7 +10,14 @@ from typing import Any
 
 import torch
 
-__all__ = ["refuse_unloadable"]
+__all__ = ["load_plain", "refuse_unloadable"]
+
+
+def load_plain(content: bytes) -> Any:
+    """What ``torch.save`` wrote, its tensors on the CPU; code in it is not run, but refused by what torch raises."""
+    with warnings.catch_warnings():  # torch warns of strange pickles, which it then refuses
+        warnings.simplefilter("ignore")
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def refuse_unloadable(state: dict[str, Any]) -> None:
@@ -43,10 +50,7 @@ def _loads(plain: Any) -> bool:
     buffer = io.BytesIO()
     try:
         torch.save(plain, buffer)
-        buffer.seek(0)
-        with warnings.catch_warnings():  # torch warns of strange pickles, which are refused just below
-            warnings.simplefilter("ignore")
-            torch.load(buffer, weights_only=True)
+        load_plain(buffer.getvalue())
     except (pickle.PicklingError, pickle.UnpicklingError, AttributeError, TypeError):
         return False
     return True

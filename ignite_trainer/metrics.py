@@ -303,9 +303,8 @@ def metrics_from(metrics: Mapping[str, Any] | None) -> dict[str, Metric]:
         TypeError: no mapping; a value is neither, or a running average of a metric, which is computed at each batch.
         ValueError: a metric is called "loss".
     """
-    if metrics is not None and (
-        isinstance(metrics, type) or not hasattr(metrics, "items")
-    ):  # a collection of torchmetrics is no Mapping
+    has_items = hasattr(metrics, "items") and not isinstance(metrics, type)  # torchmetrics' collection is no Mapping
+    if metrics is not None and not has_items:
         raise TypeError(f"metrics is a dict, name → metric; got {metrics!r}")
     result: dict[str, Metric] = {}
     for name, metric in (metrics or {}).items():

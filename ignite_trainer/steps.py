@@ -23,6 +23,7 @@ __all__ = [
     "Step",
     "TrainStep",
     "as_pair",
+    "kind_of",
     "loss_size_of",
     "on_device",
     "preparation",
@@ -255,8 +256,8 @@ def loss_size_of(loss_func: Any) -> Size:
     Warns:
         UserWarning: the loss is a sum over the batch.
     """
-    loss_func, of_classes, options = _kind_of(loss_func)
-    reduction = options.get("reduction") or "mean"
+    loss_func, of_classes, options = kind_of(loss_func)
+    reduction = options.get("reduction", "mean")
     if reduction == "sum":
         name = getattr(loss_func, "__name__", type(loss_func).__name__)
         warnings.warn(
@@ -287,15 +288,15 @@ def loss_size_of(loss_func: Any) -> Size:
     return labels
 
 
-def _kind_of(loss_func: Any) -> tuple[Any, bool, dict[str, Any]]:
-    """The loss itself, whether it is torch's over classes, and its options."""
+def kind_of(loss_func: Any) -> tuple[Any, bool, dict[str, Any]]:
+    """The loss that a partial wraps, or itself; whether it is torch's over classes; and those of its options it has."""
     options: dict[str, Any] = {}
     if isinstance(loss_func, functools.partial):
         loss_func, options = loss_func.func, loss_func.keywords
     if isinstance(loss_func, nn.Module):
-        names = ("reduction", "ignore_index", "weight")
+        names = ("reduction", "ignore_index", "weight", "label_smoothing")
         of_classes = isinstance(loss_func, (nn.CrossEntropyLoss, nn.NLLLoss))
-        return loss_func, of_classes, {name: getattr(loss_func, name, None) for name in names}
+        return loss_func, of_classes, {name: getattr(loss_func, name) for name in names if hasattr(loss_func, name)}
     return loss_func, loss_func in (F.cross_entropy, F.nll_loss), options
 
 

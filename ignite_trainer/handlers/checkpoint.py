@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import logging
 import os
 import pickle
@@ -19,7 +18,7 @@ import torch
 from ..callbacks import Callback
 from ..distributed import barrier, is_main
 from ..files import DamagedFile, read_verified, remove_with_sum, write_whole
-from ..loadable import refuse_unloadable
+from ..loadable import load_plain, refuse_unloadable
 from ..resume import refuse_persistent_workers, snapshot
 from .best import Best, check_monitor
 from .crash import CrashReport
@@ -269,9 +268,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     content = read_verified(path)
     try:
-        with warnings.catch_warnings():  # torch warns of strange pickles, which are refused just below
-            warnings.simplefilter("ignore")
-            state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        state = load_plain(content)
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise DamagedFile(f"{path} is no checkpoint: {type(error).__name__} while it was loaded") from error
     if not isinstance(state, dict) or state.get("format") != 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import logging
 import pickle
 from pathlib import Path
@@ -17,6 +16,7 @@ from ..callbacks import Callback
 from ..data import OrderedLoader
 from ..events import POINTS, Scope
 from ..files import DamagedFile, read_verified, write_whole
+from ..loadable import load_plain
 from ..resume import snapshot
 from .guards import NaNGuard
 
@@ -91,7 +91,7 @@ def load_crash(path: str | Path) -> dict[str, Any]:
     """
     content = read_verified(Path(path))
     try:
-        report = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        report = load_plain(content)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise DamagedFile(f"{path} is no crash report: {type(error).__name__} while it was loaded") from error
     if not isinstance(report, dict) or report.get("format") != "crash 1":

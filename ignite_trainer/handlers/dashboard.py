@@ -138,7 +138,7 @@ def write_histograms(events: EventFile, model: Any, step: int) -> None:
 def write_batch(events: EventFile, batch: Any, names: list[str] | None, step: int) -> None:
     """The first images of a batch with their labels, if they are images."""
     x, y = batch
-    if not is_images(x, n_samples(None, batch)):
+    if not is_images(x, first_dimension(None, y)):
         return
     images = [image.cpu() for image in x[:N_IMAGES].detach()]
     titles = [""] * len(images)
@@ -184,11 +184,6 @@ def gradient_norm(parameters: Iterable[Any]) -> Tensor:
     grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
     # torch 2.13 has no norm of several sparse tensors
     return get_total_norm([grad.coalesce().values() if grad.is_sparse else grad for grad in grads])
-
-
-def n_samples(preds: Any, batch: Any) -> int:
-    """How many samples a batch has."""
-    return first_dimension(preds, batch[1])
 
 
 def _pictures(record: ValidationRecord, names: list[str] | None, columns: int) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..callbacks import Callback
 from ..distributed import is_main, sum_float64
+from ..steps import first_dimension
 from . import dashboard
 from .event_files import EventFile
 from .run_config import class_names, run_config
@@ -120,7 +121,7 @@ class TensorBoard(Callback):
             return
         if isinstance(learn.loss, Tensor):
             self._losses.append(learn.loss.detach())
-        self._n_samples += dashboard.n_samples(learn.preds, learn.batch)
+        self._n_samples += first_dimension(learn.preds, learn.batch[1])
         self._ended = time.perf_counter()
         if not self._shown:
             self._show_first_batch(learn)

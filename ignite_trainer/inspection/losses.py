@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 from torch.nn import functional as F
+
+from ..steps import kind_of
 
 __all__ = ["ClassLoss", "class_loss"]
 
@@ -44,17 +45,11 @@ def class_loss(loss_func: Any) -> ClassLoss | None:
     >>> class_loss(nn.MSELoss()) is None
     True
     """
-    options: Any = {}
-    if isinstance(loss_func, functools.partial):
-        loss_func, options = loss_func.func, loss_func.keywords
-    if isinstance(loss_func, (nn.CrossEntropyLoss, nn.NLLLoss)):
-        options, from_logits = vars(loss_func), isinstance(loss_func, nn.CrossEntropyLoss)
-    elif loss_func is F.cross_entropy or loss_func is F.nll_loss:
-        from_logits = loss_func is F.cross_entropy
-    else:
+    loss_func, of_classes, options = kind_of(loss_func)
+    if not of_classes:
         return None
     return ClassLoss(
-        from_logits,
+        isinstance(loss_func, nn.CrossEntropyLoss) or loss_func is F.cross_entropy,
         options.get("ignore_index", -100),
         options.get("label_smoothing", 0.0),
         options.get("reduction", "mean") == "mean",
