@@ -357,3 +357,12 @@ def test_tensorboard_when_every_steps_is_no_count_then_is_refused(every_steps):
 def test_tensorboard_when_an_hparam_cannot_be_shown_then_is_refused():
     with pytest.raises(TypeError, match=r"a value of hparams is a number, a string or a bool; got \[1\] for 'layers'"):
         TensorBoard(hparams={"layers": [1]})
+
+
+def test_tensorboard_when_there_are_no_targets_then_shows_the_batch(tmp_path):
+    data = [(x, None) for x, _ in pictures()]
+    learn = Learner(
+        conv_net(), (data, None), lambda preds, y: preds.square().mean(), 0.1, [TensorBoard(tmp_path)], device="cpu"
+    )
+    learn.fit(1)
+    assert accumulated(tmp_path).Tags()["images"] == ["images/training_batch"]

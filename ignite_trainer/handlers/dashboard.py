@@ -138,7 +138,7 @@ def write_histograms(events: EventFile, model: Any, step: int) -> None:
 def write_batch(events: EventFile, batch: Any, names: list[str] | None, step: int) -> None:
     """The first images of a batch with their labels, if they are images."""
     x, y = batch
-    if not is_images(x, first_dimension(None, y)):
+    if not is_images(x, first_dimension(x, y)):
         return
     images = [image.cpu() for image in x[:N_IMAGES].detach()]
     titles = [""] * len(images)
