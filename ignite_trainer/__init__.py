@@ -12,8 +12,9 @@ from .data import (
     mnist,
     random_split,
 )
-from .engines import CancellableEngine, always, create_evaluator, create_trainer
+from .engines import CancellableEngine, always
 from .events import POINTS, CancelBatchException, CancelEpochException, CancelFitException, TrainEvents
+from .factories import create_evaluator, create_trainer
 from .fit import fit
 from .handlers import EMA, Checkpoint, EarlyStopping, NaNGuard, Progress, RunFiles, Schedule, TensorBoard, TimeLimit
 from .inspection import check

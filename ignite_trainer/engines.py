@@ -1,4 +1,4 @@
-"""The Ignite engine whose handlers may cancel the batch, the epoch or the fit; and factories for raw Ignite use.
+"""The Ignite engine whose handlers may cancel the batch, the epoch or the fit.
 
 Every private name of Ignite that the package touches stands in this file: ``_fire_event``, ``_compare_handlers``,
 ``_is_done``, ``_get_data_length``, ``_event_handlers`` (pinned by ``tests/test_engines.py``).
@@ -8,29 +8,22 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from ignite.engine import Engine, Events, State
 from ignite.engine.events import EventsList, RemovableEventHandle
-from torch import nn
 
 from .epochs import Epochs, check_loader
 from .events import POINTS, CancelBatchException, CancelException, Scope, TrainEvents
-from .gradients import check_gradient_options, window_for
-from .steps import EvalStep, Loop, Step, TrainStep, autocast_for, loss_size_of, preparation
+from .handler_calls import Call, HandlerCalls, always, unfiltered
+from .steps import Step, TrainStep
 
-__all__ = ["CancellableEngine", "always", "create_evaluator", "create_trainer"]
+__all__ = ["CancellableEngine", "always"]
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
-_SCOPES: dict[Any, Scope] = {row.event: row.scope for row in POINTS.values() if row.event is not None} | {
-    Events.GET_BATCH_STARTED: Scope.EPOCH,
-    Events.GET_BATCH_COMPLETED: Scope.BATCH,
-    Events.DATALOADER_STOP_ITERATION: Scope.EPOCH,
-}
 _ITERATION_COMPLETED = Events.ITERATION_COMPLETED
 
 
@@ -38,42 +31,8 @@ class _BatchOver(Exception):
     """A handler cancelled in the middle of a step: leave it."""
 
 
-class _Call(NamedTuple):
-    """A handler as it is called at its event; ``scope`` is the event's, 0 for one that nothing skips."""
-
-    handler: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    scope: int
-    takes_engine: bool
-
-
-def _unfiltered(handler: Any) -> Any:
-    """The user's handler, also inside the wrapper of a filter, which knows of a method only weakly."""
-    return handler.__wrapped__ if hasattr(handler, "_parent") else handler
-
-
-def _name_of(event: Any) -> str:
-    """What Ignite tells events apart by."""
-    return event if isinstance(event, str) else event._name_
-
-
 def _no_errors(record: logging.LogRecord) -> bool:
     return record.levelno != logging.ERROR
-
-
-class always:  # noqa: N801  reads as a word: add_event_handler(event, always(handler))
-    """A handler that runs even where the other handlers of its event are skipped, and that may not cancel itself.
-
-    A cancelled batch still fires its events. A cancelled epoch or fit is left: its EPOCH_COMPLETED and its COMPLETED
-    are fired for nobody.
-
-    >>> trainer = create_trainer(torch.nn.Linear(1, 1), None, torch.nn.MSELoss())
-    >>> handle = trainer.add_event_handler(Events.EPOCH_COMPLETED, always(print), "the epoch is over")
-    """
-
-    def __init__(self, handler: Callable[..., Any]):
-        self.handler = handler
 
 
 class CancellableEngine(Engine):
@@ -101,7 +60,8 @@ class CancellableEngine(Engine):
 
     Source: fastai's cancel exceptions, on Ignite's events.
 
-    >>> loop = Loop(nn.Identity(), nn.MSELoss())
+    >>> from ignite_trainer.steps import Loop
+    >>> loop = Loop(torch.nn.Identity(), torch.nn.MSELoss())
     >>> loop.engine = CancellableEngine(lambda loop: loop.batch * 2, loop, training=True)
     >>> @loop.engine.on(Events.ITERATION_STARTED)
     ... def without_negative_ones(engine):
@@ -118,7 +78,8 @@ class CancellableEngine(Engine):
 
     def __init__(self, step: Step, loop: Any, *, training: bool, ranks: Any = None):
         super().__init__(self._run_step if ranks is None or not training else self._run_step_of_ranks)
-        self._calls: dict[str, list[_Call]] = defaultdict(list)  # what is called at which event
+        self._handlers = HandlerCalls(training=training)
+        self._calls = self._handlers.at
         self.logger = logging.getLogger("ignite_trainer.engine")
         self.logger.addFilter(_no_errors)  # 0.5.5 logs two ERROR lines for an exception that it then raises
         self.state: Any  # Ignite types state.batch and state.output as int
@@ -130,11 +91,8 @@ class CancellableEngine(Engine):
         self._epochs: Epochs | None = None
         self.before_loader: Callable[[Any], None] | None = None
         self.opener: Callable[[Epochs], Iterator[Any]] | None = None
-        self._natives: dict[Any, list[Any]] = defaultdict(list)
-        self._callback_events: frozenset[Any] = frozenset()
-        self._dispatchers: dict[Any, tuple[int, _Call]] = {}
-        in_batch = dict.fromkeys((event for event in TrainEvents if _SCOPES[event] is Scope.BATCH), "iteration")
-        self.register_events(*TrainEvents, event_to_attr={**in_batch, TrainEvents.VALIDATED: "epoch"})
+        counters = dict.fromkeys(TrainEvents, "iteration") | {TrainEvents.VALIDATED: "epoch"}
+        self.register_events(*TrainEvents, event_to_attr=counters)
         self.add_event_handler(Events.STARTED, always(self._begin_run))
         self.add_event_handler(Events.EPOCH_STARTED, always(self._begin_epoch))
         self.add_event_handler(Events.EPOCH_COMPLETED, always(self._finish_loader))
@@ -269,11 +227,10 @@ class CancellableEngine(Engine):
             return super().add_event_handler(event_name, handler, *args, **kwargs)  # comes back here, one by one
         if isinstance(handler, always):
             handle = super().add_event_handler(event_name, handler.handler, *args, **kwargs)
-            self._add_call(event_name, scope=0)
+            self._handlers.add(event_name, self._last_attached(event_name, scope=0))
             return handle
         handle = super().add_event_handler(event_name, handler, *args, **kwargs)
-        self._add_call(event_name, self._scope(event_name))
-        self._natives[event_name].append(handler)
+        self._handlers.add(event_name, self._last_attached(event_name, self._handlers.scope_of(event_name)))
         self._update_listeners()
         return handle
 
@@ -284,56 +241,39 @@ class CancellableEngine(Engine):
     def remove_event_handler(self, handler: Any, event_name: Any) -> None:
         """Ignite's ``remove_event_handler``."""
         super().remove_event_handler(handler, event_name)
-        name = _name_of(event_name)
-        self._calls[name] = [call for call in self._calls[name] if not self._compare_handlers(handler, call.handler)]
-        self._natives[event_name] = [native for native in self._natives[event_name] if native != _unfiltered(handler)]
+        self._handlers.remove(event_name, handler)
         self._update_listeners()
 
     def attach_points(self, dispatch: Callable[[str], None]) -> None:
         """Call ``dispatch(point)`` at each point of this engine, before all handlers that are attached later."""
-        self._natives.clear()  # what is attached so far is the learner's own
         for name, point in POINTS.items():
             if point.event is not None and (self.training or point.evaluator):
                 super().add_event_handler(point.event, dispatch, name)
-                place = len(self._calls[point.event.name])
-                self._dispatchers[point.event] = place, self._add_call(point.event, self._scope(point.event))
+                call = self._last_attached(point.event, self._handlers.scope_of(point.event))
+                self._handlers.add_dispatcher(point.event, call)
 
     def natives(self, event: Any) -> list[Any]:
         """The handlers that were attached to an event after the points, in their order."""
-        return list(self._natives[event])
+        return self._handlers.natives(event)
 
     def listen_for(self, points: Iterable[str]) -> None:
         """Say at which points there are callbacks: where there are none, nothing is called for each batch."""
-        self._callback_events = frozenset(POINTS[name].event for name in points)
+        self._handlers.listen_for(points)
         self._update_listeners()
-        for event in (Events.ITERATION_STARTED, Events.ITERATION_COMPLETED):
-            place, dispatcher = self._dispatchers[event]  # what was attached before it stays for ever
-            calls = self._calls[event.name]
-            attached = calls[place : place + 1] == [dispatcher]
-            if attached and event not in self._callback_events:
-                del calls[place]
-            elif not attached and event in self._callback_events:
-                calls.insert(place, dispatcher)
 
     def _update_listeners(self) -> None:
         for event in TrainEvents:
-            setattr(self, event.value, bool(self._natives[event]) or event in self._callback_events)
+            setattr(self, event.value, self._handlers.heard(event))
 
     @staticmethod
     def _compare_handlers(user_handler: Any, registered_handler: Any) -> bool:
-        return bool(_unfiltered(registered_handler) == _unfiltered(user_handler))
+        return bool(unfiltered(registered_handler) == unfiltered(user_handler))
 
-    def _scope(self, event: Any) -> Scope:
-        scope = _SCOPES.get(event, Scope.FIT)
-        return scope if self.training else min(scope, Scope.EPOCH)  # a run of the evaluator is one epoch
-
-    def _add_call(self, event: Any, scope: int) -> _Call:
-        """Have called what Ignite has just attached, which it does not call itself."""
+    def _last_attached(self, event: Any, scope: int) -> Call:
+        """What Ignite has just put into its own list, from which nothing is called here."""
         handler, args, kwargs = self._event_handlers[event][-1]
         takes_engine = bool(args) and isinstance(args[0], weakref.ref)
-        call = _Call(handler, (self, *args[1:]) if takes_engine else args, kwargs, scope, takes_engine)
-        self._calls[_name_of(event)].append(call)
-        return call
+        return Call(handler, (self, *args[1:]) if takes_engine else args, kwargs, scope, takes_engine)
 
     def annotate(self, error: BaseException, who: str, *, ahead: int = 0) -> None:
         """Add one line to an exception: who raised it, in which phase, epoch and batch. The first call counts.
@@ -429,79 +369,3 @@ class CancellableEngine(Engine):
     def _drop_loader(self, iter_counter: int) -> None:
         if self._epochs is not None:
             self._epochs.batches = None
-
-
-def create_trainer(
-    model: nn.Module,
-    optimizer: Any,
-    loss_fn: Any,
-    *,
-    device: Any = None,
-    prepare_batch: Callable[[Any], Any] | None = None,
-    precision: str = "fp32",
-    accumulate: int = 1,
-    clip_norm: float | None = None,
-) -> CancellableEngine:
-    """An engine that trains a model, for people with Ignite handlers of their own and no learner.
-
-    As ``ignite.engine.create_supervised_trainer``; besides, its handlers may cancel, ``TrainEvents`` are fired, windows
-    of several batches are exact, and the model is put into training mode once an epoch. ``state.output`` is the
-    detached loss.
-
-    Args:
-        model: moved to ``device``.
-        optimizer: anything with ``step`` and ``zero_grad``.
-        loss_fn: (preds, y) → a 0-d tensor.
-        device: None leaves the model and the batches where they are.
-        prepare_batch: a batch of the loader → ``(x, y)``; None: it is that pair.
-        precision, accumulate, clip_norm: as for ``Learner``.
-
-    Warns:
-        UserWarning: a loss that sums over the batch.
-
-    >>> model = nn.Linear(2, 1)
-    >>> trainer = create_trainer(model, torch.optim.SGD(model.parameters(), lr=0.1), nn.MSELoss())
-    >>> trainer.run([(torch.ones(4, 2), torch.ones(4, 1))] * 3, max_epochs=2).iteration
-    6
-    """
-    check_gradient_options(accumulate, clip_norm)
-    place = torch.device(device or "cpu")
-    window = window_for(place, loss_size_of(loss_fn), precision=precision, accumulate=accumulate, clip_norm=clip_norm)
-    step = TrainStep(preparation(place, prepare_batch), autocast_for(precision, place), window)
-    return _create_engine(Loop(model, loss_fn, optimizer), step, device, training=True)
-
-
-def create_evaluator(
-    model: nn.Module,
-    loss_fn: Any,
-    *,
-    device: Any = None,
-    prepare_batch: Callable[[Any], Any] | None = None,
-    precision: str = "fp32",
-) -> CancellableEngine:
-    """An engine that evaluates a model without gradients; ``state.output`` is ``(preds, y)``, as Ignite's metrics want.
-
-    Args:
-        model: moved to ``device``; put into eval mode at each epoch's start, and left so.
-        loss_fn: (preds, y) → a 0-d tensor.
-        device: None leaves the model and the batches where they are.
-        prepare_batch: a batch of the loader → ``(x, y)``; None: it is that pair.
-        precision: as for ``Learner``.
-
-    >>> from ignite.metrics import MeanSquaredError
-    >>> evaluator = create_evaluator(nn.Identity(), nn.MSELoss())
-    >>> MeanSquaredError().attach(evaluator, "mse")
-    >>> evaluator.run([(torch.zeros(4, 1), torch.ones(4, 1))]).metrics["mse"]
-    1.0
-    """
-    place = torch.device(device or "cpu")
-    step = EvalStep(preparation(place, prepare_batch), autocast_for(precision, place))
-    return _create_engine(Loop(model, loss_fn), step, device, training=False)
-
-
-def _create_engine(loop: Loop, step: Step, device: Any, *, training: bool) -> CancellableEngine:
-    if device is not None:
-        loop.model.to(device)
-    engine = loop.engine = CancellableEngine(step, loop, training=training)
-    engine.add_event_handler(Events.EPOCH_STARTED, always(lambda: loop.model.train(training)))
-    return engine

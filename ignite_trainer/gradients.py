@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .events import Scope, TrainEvents
+from .loss_size import LossSize
 
 __all__ = ["GradientWindow", "check_gradient_options", "window_for"]
 
@@ -29,7 +30,7 @@ class GradientWindow:
     Source: poutyne, the one framework whose last, short window is exact.
     """
 
-    def __init__(self, n_batches: int, size: Any, clip_norm: float | None, scaler: Any):
+    def __init__(self, n_batches: int, size: LossSize, clip_norm: float | None, scaler: Any):
         self.n_batches, self.size, self.clip_norm, self.scaler = n_batches, size, clip_norm, scaler
         self.weighs = n_batches > 1  # by their n, the batches of a window
         self.reset()
@@ -113,7 +114,7 @@ def check_gradient_options(accumulate: int, clip_norm: float | None) -> None:
 
 
 def window_for(
-    device: torch.device, size: Any, *, precision: str, accumulate: int, clip_norm: float | None
+    device: torch.device, size: LossSize, *, precision: str, accumulate: int, clip_norm: float | None
 ) -> GradientWindow | None:
     """The window that these options need; None where gradients go straight from backward to step."""
     if accumulate == 1 and clip_norm is None and precision != "fp16":

@@ -27,12 +27,14 @@ from .events import Scope, TrainEvents
 from .export import export_model, load_weights, save_weights
 from .first_batch import FirstBatchChecks
 from .gradients import check_gradient_options, window_for
-from .metrics import Loss, attach_metrics, metrics_from
+from .learner_metrics import attach_metrics, metrics_from
+from .loss_size import LossSize, loss_size_of
+from .metrics import Loss
 from .modes import modes_kept
 from .optim import OptimizerOptions
 from .ranks import Ranks
 from .resume import Resumption, streams_kept
-from .steps import EvalStep, Size, Step, TrainStep, autocast_for, loss_size_of, on_device, own_step, preparation
+from .steps import EvalStep, Step, TrainStep, autocast_for, on_device, own_step, preparation
 from .summary import summarize
 from .timeline import timeline
 from .validation import Validation
@@ -119,7 +121,7 @@ class Learner:
         compile: bool = False,
         prepare_batch: Callable[[Any], Any] | None = None,
         step: Step | None = None,
-        loss_size: Size | None = None,
+        loss_size: LossSize | None = None,
         folder: str | Path | None = None,
     ):
         made = None if optimizer is not None else opt_func
@@ -166,7 +168,7 @@ class Learner:
         self.engine = self.trainer
         self._attach_handlers(size)
 
-    def _attach_handlers(self, size: Size) -> None:
+    def _attach_handlers(self, size: LossSize) -> None:
         """What runs at each event before anybody else's: bookkeeping, sums and metrics, callbacks, validation."""
         trainer, evaluator = self.trainer, self.evaluator
         self.train_loss = Loss(size)

@@ -10,6 +10,7 @@ from torch import Tensor
 from .distributed import sum_in_place
 from .events import Scope, TrainEvents
 from .gradients import GradientWindow
+from .loss_size import LossSize
 
 __all__ = ["RankWindow", "sum_gradients"]
 
@@ -29,7 +30,7 @@ class RankWindow(GradientWindow):
         ranks: what they tell each other, a ``Ranks``.
     """
 
-    def __init__(self, n_batches: int, size: Any, clip_norm: float | None, scaler: Any, ranks: Any):
+    def __init__(self, n_batches: int, size: LossSize, clip_norm: float | None, scaler: Any, ranks: Any):
         super().__init__(n_batches, size, clip_norm, scaler)
         self.ranks, self.weighs = ranks, True
         self.passed = False  # whether this batch's boundary lies behind

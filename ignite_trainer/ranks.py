@@ -13,7 +13,8 @@ from .data import OrderedLoader
 from .distributed import all_objects, of_main, rank, share_tensors, sum_float64, world_size
 from .events import Scope
 from .gradients import GradientWindow
-from .metrics import check_for_ranks, is_foreign
+from .learner_metrics import check_for_ranks, is_foreign
+from .loss_size import LossSize
 from .rank_gradients import RankWindow
 from .shares import Share, is_filler, loader_identity, places_of
 from .steps import TrainStep
@@ -188,7 +189,7 @@ class Ranks:
         """
         return Share(loader, self.rank, self.world, training=training)
 
-    def prepare(self, step: Any, size: Any) -> TrainStep:
+    def prepare(self, step: Any, size: LossSize) -> TrainStep:
         """The training step of several ranks: one whose window adds up their gradients.
 
         Raises:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from ignite_trainer import Accuracy, Callback, CancelBatchException, Learner, Loss, accuracy
-from ignite_trainer.steps import loss_size_of
+from ignite_trainer.loss_size import loss_size_of
 from tests.tiny import blobs, mlp
 
 SCORES = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.1, math.nan, math.inf, -math.inf])

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from ..files import write_aside
+from ..loss_size import first_dimension
 from ..plots import report
 from ..rng import get_rng_state, set_rng_state
-from ..steps import first_dimension
 from .dashboard_pictures import draw_confusion, draw_images, picture_summary
 from .event_files import EventFile, summaries
 from .validation_record import ValidationRecord, WorstPrediction, is_images

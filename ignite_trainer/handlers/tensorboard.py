@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..callbacks import Callback
 from ..distributed import is_main, sum_float64
-from ..steps import first_dimension
+from ..loss_size import first_dimension
 from . import dashboard
 from .event_files import EventFile
 from .run_config import class_names, run_config

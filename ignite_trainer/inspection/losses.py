@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from torch.nn import functional as F
 
-from ..steps import kind_of
+from ..loss_size import kind_of
 
 __all__ = ["ClassLoss", "class_loss"]
 

@@ -1,0 +1,106 @@
+"""How many samples the loss of a batch stands for: its weight in the mean of an epoch, or of a step."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["LossSize", "first_dimension", "kind_of", "loss_size_of"]
+
+LossSize = Callable[[Any, Any], "int | Tensor"]
+
+_FEW = 64  # so many numbers are looked through faster as a list than as a tensor
+
+
+def loss_size_of(loss_func: Any) -> LossSize:
+    """How many samples a mean loss stands for, by its kind: its weight in the epoch's mean.
+
+    For cross-entropy and NLL over class indices that is the number of labels that are not ``ignore_index``, or the
+    sum of their class weights: what the loss itself divides by. For all others it is the first dimension of y.
+
+    Returns:
+        A function (preds, y) → an int, or a 0-d tensor on the device of y.
+
+    Warns:
+        UserWarning: the loss is a sum over the batch.
+    """
+    loss_func, of_classes, options = kind_of(loss_func)
+    reduction = options.get("reduction", "mean")
+    if reduction == "sum":
+        name = getattr(loss_func, "__name__", type(loss_func).__name__)
+        warnings.warn(
+            f"a loss is the mean over its batch; {name} adds up, so that steps, the loss that is shown, accumulate and "
+            "ranks depend on the size of batches: take reduction='mean', or say with loss_size=... what it stands for",
+            stacklevel=3,
+        )
+    if not of_classes or reduction != "mean":
+        return first_dimension
+    ignore: int = options.get("ignore_index", -100)
+    weight: Tensor | None = options.get("weight")
+
+    def labels(preds: Any, y: Any) -> int | Tensor:
+        if not isinstance(y, Tensor):  # for a forward of one's own
+            return first_dimension(preds, y)
+        n: int = y.numel()
+        if n <= _FEW and y.dtype is torch.int64 and weight is None and y.is_cpu and y.ndim == 1:
+            return n - y.tolist().count(ignore)
+        if y.dtype.is_floating_point:  # class probabilities: the loss divides by the number of distributions
+            return n // y.shape[1] if y.ndim > 1 else 1
+        if weight is not None:
+            kept = y[y != ignore]
+            return weight.to(kept.device)[kept.long()].sum()
+        if ignore < 0 and n and y.is_cpu and y.min().item() >= 0:  # 1 µs; on a device it would wait
+            return n
+        return (y != ignore).sum()
+
+    return labels
+
+
+def kind_of(loss_func: Any) -> tuple[Any, bool, dict[str, Any]]:
+    """The loss that a partial wraps, or itself; whether it is torch's over classes; and those of its options it has."""
+    options: dict[str, Any] = {}
+    if isinstance(loss_func, functools.partial):
+        loss_func, options = loss_func.func, loss_func.keywords
+    if isinstance(loss_func, nn.Module):
+        names = ("reduction", "ignore_index", "weight", "label_smoothing")
+        of_classes = isinstance(loss_func, (nn.CrossEntropyLoss, nn.NLLLoss))
+        return loss_func, of_classes, {name: getattr(loss_func, name) for name in names if hasattr(loss_func, name)}
+    return loss_func, loss_func in (F.cross_entropy, F.nll_loss), options
+
+
+def first_dimension(preds: Any, y: Any) -> int:
+    """How many samples a batch has: the first dimension of y, or of the first tensor in it that has one.
+
+    A list of dicts has one a sample, as in detection. Where there is no such thing in y, preds is looked at likewise.
+
+    Raises:
+        TypeError: nothing in either tells.
+
+    >>> first_dimension(None, (0.5, torch.zeros(4, 3))), first_dimension(torch.zeros(2, 7), ["a cat", "a dog"])
+    (4, 2)
+    """
+    if isinstance(y, Tensor):
+        return y.shape[0] if y.ndim else 1
+    for nest in (y, preds):
+        n = _length_in(nest)
+        if n is not None:
+            return n
+    raise TypeError(
+        f"the samples of a batch are counted by a tensor in y or preds; got a {type(y).__name__} and a "
+        f"{type(preds).__name__} without one: give Learner(loss_size=lambda preds, y: ...)"
+    )
+
+
+def _length_in(nest: Any) -> int | None:
+    if isinstance(nest, Tensor):
+        return nest.shape[0] if nest.ndim else None
+    if isinstance(nest, (list, tuple)) and nest and isinstance(nest[0], dict):
+        return len(nest)
+    parts = nest.values() if isinstance(nest, dict) else nest if isinstance(nest, (list, tuple)) else ()
+    return next((n for n in map(_length_in, parts) if n is not None), None)
