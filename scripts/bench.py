@@ -16,7 +16,7 @@ import ignite
 import torch
 import tyro
 from benchmarks import costs, data, loops
-from benchmarks.timing import Times, in_new_process, over, ratio, rows, table
+from benchmarks.timing import in_new_process, joined, over, ratio, rows, table
 
 from ignite_trainer import __version__
 
@@ -25,9 +25,10 @@ COLUMNS = ("CPU seconds", "wall seconds", "ratio of CPU times")
 
 
 def jobs_a_and_b(rounds, root, n_batches=1000):
-    """The two jobs of the loop, and the dashboard's share of the first."""
-    a, dashboard = loops.job_a(rounds, root), loops.dashboard(rounds, root)
-    training, callbacks, evaluation = loops.job_b(5 * rounds, n_batches)
+    """The two jobs of the loop, and the dashboard's share of the first; none in a process that another has used."""
+    a, dashboard = (joined([in_new_process("benchmarks.loops", job, rounds, root)]) for job in ("job_a", "dashboard"))
+    of_processes = [in_new_process("benchmarks.loops", "job_b", 5, n_batches) for _ in range(rounds)]
+    training, callbacks, evaluation = map(joined, zip(*of_processes, strict=True))
     cpu = [(name, f"{over(each, n_batches):.1f}") for name, each in training.items()]
     five = over(callbacks["with five callbacks"], n_batches)
     return f"""## Job A: the documents' job, one epoch with validation
@@ -40,8 +41,9 @@ def jobs_a_and_b(rounds, root, n_batches=1000):
 
 ## Job B: 1,000 ready batches of the same model
 
-{5 * rounds} rounds. The exact loss of the epoch is part of the Learner's training. Five callbacks at every point cost
-{five:.1f} µs an iteration beyond the Learner without, which is run just before and just after the one with them.
+{rounds} processes of 5 rounds each, as the figures of two processes differ by up to a hundredth. The exact loss of the
+epoch is part of the Learner's training. Five callbacks at every point cost {five:.1f} µs an iteration beyond
+the Learner without, which is run just before and just after the one with them.
 
 {table(["training", "µs of CPU an iteration over the hand loop"], cpu)}
 
@@ -59,17 +61,11 @@ def other_frameworks(folder, rounds, root):
             command = [python, program, name, "--root", root, "--rounds", str(rounds)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             result = json.loads(done.stdout.splitlines()[-1])
-            times = {
-                job: {who: Times(*each) for who, each in result[job].items()} for job in result if job != "version"
-            }
-            a, b, evaluation = times["a"], times["b"], times.get("evaluation")
+            version = result.pop("version")
+            times = {job: joined([both])["peer"] for job, both in result.items()}
+            evaluation = f"{over(times['evaluation'], 1000):+.0f}" if "evaluation" in times else ""
             found.append(
-                (
-                    f"{name} {result['version']}",
-                    f"{ratio(a['peer']):.2f}",
-                    f"{over(b['peer'], 1000):+.0f}",
-                    "" if evaluation is None else f"{over(evaluation['peer'], 1000):+.0f}",
-                )
+                (f"{name} {version}", f"{ratio(times['a']):.2f}", f"{over(times['b'], 1000):+.0f}", evaluation)
             )
     head = ["", "job A, ratio", "job B, training: µs over the hand loop", "job B, evaluation: µs over the hand loop"]
     return f"""## Other frameworks
@@ -164,7 +160,7 @@ def main(
     """Measure the jobs and print their tables.
 
     Args:
-        rounds: how often each job is run, in turn; job B, which is short, five times as often.
+        rounds: how often each job is run, in turn; job B, which is short, five times as often, in as many processes.
         root: folder of the images.
         write: a Markdown file; the tables go between its two marks.
         peers: a folder of virtual environments called lightning, fastai, skorch, accelerate; those found are run.

@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 from contextlib import redirect_stdout
+from itertools import chain
 from typing import NamedTuple
 
 
 class Times(NamedTuple):
-    """Seconds of one job, one of each for each round."""
+    """Seconds of one job, one of each for each round; JSON makes a list of the three."""
 
     cpu: list  # of the process
     wall: list
@@ -69,6 +70,12 @@ def table(head, rows):
     """A Markdown table."""
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join(lines)
+
+
+def joined(parts):
+    """The times of the same jobs, as JSON gives them, from several processes."""
+    columns = {name: zip(*(part[name] for part in parts), strict=True) for name in parts[0]}
+    return {name: Times(*(list(chain(*column)) for column in three)) for name, three in columns.items()}
 
 
 def in_new_process(module, function, *arguments):
