@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
 
-__all__ = ["check_parts"]
+__all__ = ["check_parts", "takes"]
 
 
 def check_parts(model: Any, loss_func: Any, opt_func: Any, cbs: Any, *, call: str) -> None:
@@ -39,6 +40,21 @@ def check_parts(model: Any, loss_func: Any, opt_func: Any, cbs: Any, *, call: st
     if not isinstance(cbs, Iterable):
         way_out = "leave it out" if cbs is None else "put it into a list"
         raise TypeError(f"cbs is a list of callbacks; got {_called(cbs)}: {way_out}")
+
+
+def takes(function: Callable[..., Any], *arguments: Any) -> bool:
+    """Whether a function can be called with so many arguments; True where it does not tell.
+
+    >>> takes(len, []), takes(lambda: None, 1)
+    (True, False)
+    """
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        return False
+    except ValueError:  # some functions in C have no signature
+        return True
+    return True
 
 
 def _called(value: Any) -> str:

@@ -6,9 +6,11 @@ import re
 import warnings
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from numbers import Real
 from types import FunctionType
 from typing import Any
 
+from .arguments import takes
 from .events import POINTS, CancelException
 
 __all__ = ["Callback", "Dispatcher", "in_order", "run_cbs"]
@@ -52,6 +54,10 @@ def in_order(cbs: Iterable[Any]) -> list[Any]:
     for cb in cbs:
         if isinstance(cb, type):
             raise TypeError(f"a callback is an object; got the class {cb.__name__}: make an instance of it")
+        if not isinstance(getattr(cb, "order", 0), Real):
+            raise TypeError(
+                f"a callback's order is a number, by which they are sorted; {type(cb).__name__} has {cb.order!r}"
+            )
     return sorted(
         [*cbs, *(other for cb in cbs for other in getattr(cb, "brings", ()))], key=lambda cb: getattr(cb, "order", 0)
     )
@@ -94,25 +100,14 @@ class Dispatcher:
         """Find which callback has a method at which point, in order.
 
         Raises:
-            TypeError: a function among them.
+            TypeError: a function among them, or a method that does not take the learner.
 
         Warns:
             UserWarning: one that has the hooks of another framework, and none of ours.
         """
         cbs = in_order(self.learn.cbs)
         for cb in cbs:
-            if isinstance(cb, FunctionType):
-                raise TypeError(
-                    f"a callback is an object with methods named after points; got the function {cb.__name__}: attach "
-                    "it with learn.trainer.add_event_handler(event, function)"
-                )
-            hooks = [name for name in dir(cb) if _OF_OTHERS.fullmatch(name)]
-            if hooks and not any(hasattr(cb, name) for name in POINTS):
-                warnings.warn(
-                    f"a callback is called at the points that it has methods of, {', '.join(POINTS)}; "
-                    f"{type(cb).__name__} has none of them, and a fit calls no {hooks[0]}",
-                    stacklevel=4,
-                )
+            _check_callback(cb)
         self.methods = {name: [(cb, getattr(cb, name)) for cb in cbs if hasattr(cb, name)] for name in POINTS}
         for engine in (self.learn.trainer, self.learn.evaluator):
             self.listen(engine)
@@ -136,3 +131,26 @@ class Dispatcher:
                 raise
         if request is not None:
             raise request
+
+
+def _check_callback(cb: Any) -> None:
+    if isinstance(cb, FunctionType):
+        raise TypeError(
+            f"a callback is an object with methods named after points; got the function {cb.__name__}: attach "
+            "it with learn.trainer.add_event_handler(event, function)"
+        )
+    points = [name for name in POINTS if hasattr(cb, name)]
+    hooks = [name for name in dir(cb) if _OF_OTHERS.fullmatch(name)]
+    if hooks and not points:
+        warnings.warn(
+            f"a callback is called at the points that it has methods of, {', '.join(POINTS)}; "
+            f"{type(cb).__name__} has none of them, and a fit calls no {hooks[0]}",
+            stacklevel=5,
+        )
+    for name in points:
+        arguments = ("learn", "error") if name == "cleanup_fit" else ("learn",)
+        if not takes(getattr(cb, name), *arguments):
+            raise TypeError(
+                f"a callback's {name} is called with {' and '.join(arguments)}; that of {type(cb).__name__} does not "
+                f"take so many: def {name}(self, {', '.join(arguments)})"
+            )

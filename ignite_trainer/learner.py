@@ -31,7 +31,7 @@ from .learner_metrics import attach_metrics, metrics_from
 from .loss_size import LossSize, loss_size_of
 from .metrics import Loss
 from .modes import modes_kept
-from .optim import OptimizerOptions
+from .optim import OptimizerOptions, check_step, warn_of_untrained
 from .ranks import Ranks
 from .resume import Resumption, streams_kept
 from .steps import EvalStep, Step, TrainStep, autocast_for, on_device, own_step, preparation
@@ -91,7 +91,7 @@ class Learner:
             metric is of another kind.
 
     Warns:
-        UserWarning: a loss that sums over the batch.
+        UserWarning: a loss that sums over the batch, or has parameters that are not the model's.
 
     Source: fastai's Learner (course22p2 miniai), on Ignite.
 
@@ -135,6 +135,8 @@ class Learner:
         self.loss_func, self.cbs, self.opt_func = loss_func, list(cbs), opt_func
         self.optimizer_options = OptimizerOptions(model, optimizer, lr, param_groups)
         self.lr = self.optimizer_options.lr
+        if step is None:
+            warn_of_untrained(model, loss_func)
         self.accumulate, self.precision = accumulate, precision
         self._compiled = torch.compile(model) if compile else None
         self.forward = self._called
@@ -158,7 +160,7 @@ class Learner:
         size = loss_size or loss_size_of(loss_func)
         prepare, autocast = preparation(self.device, prepare_batch), autocast_for(precision, self.device)
         window = window_for(self.device, size, precision=precision, accumulate=accumulate, clip_norm=clip_norm)
-        train_step = TrainStep(prepare, autocast, window) if step is None else own_step(step, autocast, window)
+        train_step = TrainStep(prepare, autocast, window) if step is None else own_step(step, prepare, autocast, window)
         if self.ranks is not None:
             train_step = self.ranks.prepare(train_step, size)
         self.trainer = CancellableEngine(train_step, self, training=True, ranks=self.ranks)
@@ -225,7 +227,7 @@ class Learner:
         self.epoch = self.step = 0
         self.history, self.results = [], {}
         self.stop_reason, self.outcome = "", "finished"
-        self.opt = self.optimizer_options.make(self.opt_func, self.lr)
+        self.opt = self._make_optimizer()
         if any(parameter.grad is not None for parameter in self.model.parameters()):
             self.opt.zero_grad()  # some write p.grad.zero_(), which needs a gradient
         self._first_batches.expect(self.trainer, self.evaluator)
@@ -292,7 +294,7 @@ class Learner:
         A ``CancelFitException`` escapes. The optimizer of the last fit is used, or made.
         """
         if self.opt is None:
-            self.opt = self.optimizer_options.make(self.opt_func, self.lr)
+            self.opt = self._make_optimizer()
         if train:
             with self._share_of(self.train_dl, training=True):
                 self._run(self.trainer, self.train_dl, 1)
@@ -302,7 +304,7 @@ class Learner:
     def one_batch(self) -> None:
         """The step on ``learn.batch``, in the phase of ``learn.model.training``; cancels escape."""
         if self.opt is None:
-            self.opt = self.optimizer_options.make(self.opt_func, self.lr)
+            self.opt = self._make_optimizer()
         batch = self.batch
         self.engine = self.trainer if self.model.training else self.evaluator
         self.batch = batch
@@ -413,6 +415,12 @@ class Learner:
         """The keys of a history row, which is what can be monitored."""
         valid = [] if self.valid_dl is None else ["valid_loss", *(f"valid_{name}" for name in self.metrics)]
         return ["epoch", "step", "train_loss", *valid, "lr", "seconds"]
+
+    def _make_optimizer(self) -> Any:
+        optimizer = self.optimizer_options.make(self.opt_func, self.lr)
+        if isinstance(self.trainer.step, TrainStep):
+            check_step(optimizer)
+        return optimizer
 
     @property
     def _called(self) -> Callable[[Any], Any]:

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .arguments import takes
+
 Options = Mapping[str, Any]  # Any: numbers, pairs and flags, each optimizer has its own
 NORMS_OVER_SEVERAL_DIMENSIONS = (nn.LayerNorm, nn.RMSNorm)  # the parameters of all other norms are vectors
 
@@ -63,6 +65,36 @@ def param_groups(
     if not groups:
         raise ValueError(f"an optimizer needs parameters with requires_grad; {type(model).__name__} has none")
     return [{"params": group, **options} for group, options in zip(groups, options_of_groups, strict=True)]
+
+
+def check_step(optimizer: Any) -> None:
+    """Refuse an optimizer that ``TrainStep`` cannot step.
+
+    Raises:
+        TypeError: its ``step`` has to be given something.
+    """
+    if not takes(optimizer.step):
+        raise TypeError(
+            f"step() of the optimizer is called without arguments; {type(optimizer).__name__}'s needs some: give "
+            "Learner(step=...), a step of one's own, which calls learn.opt.step(closure)"
+        )
+
+
+def warn_of_untrained(model: nn.Module, loss_func: Any) -> None:
+    """Parameters of a loss are trained, moved, saved and clipped where they are the model's, and else not.
+
+    Warns:
+        UserWarning: it has some that are not.
+    """
+    ours = set(model.parameters())
+    parameters = loss_func.parameters() if isinstance(loss_func, nn.Module) else ()
+    n = sum(parameter.requires_grad and parameter not in ours for parameter in parameters)
+    if n:
+        warnings.warn(
+            f"the optimizer moves parameters of the model; {type(loss_func).__name__} has {n} that "
+            f"{'is' if n == 1 else 'are'} not: make the loss a part of it, model.loss = loss_func",
+            stacklevel=3,
+        )
 
 
 class OptimizerOptions:

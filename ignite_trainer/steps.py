@@ -78,8 +78,9 @@ class TrainStep:
     Between them the events of ``TrainEvents`` are announced, to whoever listens. Callbacks may assign ``learn.batch``,
     ``learn.preds`` and ``learn.loss``; the step goes on with what is assigned.
 
-    A step of one's own, ``Learner(step=...)``, is any callable that takes the learner and works on ``learn.batch``:
-    it leaves ``learn.preds`` and ``learn.loss``, and returns what ``state.output`` shall be.
+    A step of one's own, ``Learner(step=...)``, is any callable that takes the learner and works on ``learn.batch``,
+    ``(x, y)`` on the model's device: it leaves ``learn.preds`` and ``learn.loss``, and returns what ``state.output``
+    shall be.
 
     Args:
         prepare: a batch of the loader → ``(x, y)`` on the model's device.
@@ -166,11 +167,12 @@ class EvalStep:
         return loop.preds, batch[1]
 
 
-def own_step(step: Step, *unused: Any) -> Step:
+def own_step(step: Step, prepare: Prepare, *unused: Any) -> Step:
     """A step of one's own as the trainer runs it: each batch that it is not cancelled in is one optimizer step.
 
     Args:
-        step: called with the learner; a ``TrainStep`` counts itself.
+        step: called with the learner; a ``TrainStep`` prepares its batches and counts itself.
+        prepare: a batch of the loader → ``(x, y)`` on the model's device.
         unused: what it does not use and ``TrainStep`` would; warned of where it is not None.
 
     Warns:
@@ -185,12 +187,13 @@ def own_step(step: Step, *unused: Any) -> Step:
     if isinstance(step, TrainStep):
         return step
 
-    def counted(learn: Any) -> Any:
+    def prepared_and_counted(learn: Any) -> Any:
+        learn.batch = prepare(learn.batch)
         output = step(learn)
         learn.step += 1
         return output
 
-    return counted
+    return prepared_and_counted
 
 
 def as_pair(batch: Any) -> tuple[Any, Any]:

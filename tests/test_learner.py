@@ -224,6 +224,56 @@ def test_step_when_one_of_ones_own_is_given_then_it_trains_and_counts():
     assert learn.history[0]["train_loss"] > 0
 
 
+def test_step_of_ones_own_when_batches_are_prepared_then_works_on_the_pair():
+    def step(learn):
+        x, y = learn.batch
+        learn.preds = learn.model(x)
+        learn.loss = learn.loss_func(learn.preds, y)
+
+    dicts = [{"image": x, "label": y} for x, y in batches()]
+    learn = learner(train=dicts, prepare_batch=lambda batch: (batch["image"], batch["label"]), step=step)
+    learn.fit(1)
+    assert learn.history[0]["train_loss"] == learner(valid=batches(), model=learn.model).evaluate()["loss"]
+
+
+def test_step_of_ones_own_when_the_optimizer_wants_a_closure_then_gives_it_one():
+    def step(learn):
+        x, y = learn.batch
+
+        def closure():
+            learn.opt.zero_grad()
+            learn.preds = learn.model(x)
+            learn.loss = learn.loss_func(learn.preds, y)
+            learn.loss.backward()
+            return learn.loss
+
+        learn.opt.step(closure)
+
+    learn = learner(opt_func=optim.LBFGS, step=step)
+    learn.fit(3)
+    assert learn.step == 12
+    assert learn.history[-1]["train_loss"] < 0.5 * learn.history[0]["train_loss"]
+
+
+def test_loss_when_it_has_parameters_then_is_warned_that_nothing_trains_them_unless_they_are_the_models():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, preds, y):
+            return nn.functional.cross_entropy(self.scale * preds, y)
+
+    with pytest.warns(UserWarning, match="Scaled has 1 that is not: make the loss a part of it"):
+        learner(loss_func=Scaled())
+    model, loss_func = mlp(), Scaled()
+    model.loss = loss_func
+    model.forward = nn.Sequential(*model[:3]).forward
+    learn = learner(model=model, loss_func=loss_func)
+    learn.fit(1)
+    assert loss_func.scale != 1
+
+
 def test_prepare_batch_when_given_then_makes_the_pair_of_any_batch():
     dicts = [{"image": x, "label": y} for x, y in batches()]
     learn = learner(train=dicts, prepare_batch=lambda batch: (batch["image"], batch["label"]))
@@ -320,6 +370,26 @@ REFUSED = {
         lambda: learner(cbs=Phases()),
         TypeError,
         "cbs is a list of callbacks; got a Phases: put",
+    ),
+    "order of a callback": (
+        lambda: learner(cbs=[type("Late", (), {"order": "last"})()]).fit(1),
+        TypeError,
+        "^a callback's order is a number, by which they are sorted; Late has 'last'$",
+    ),
+    "point without learner": (
+        lambda: learner(cbs=[type("Late", (), {"after_step": lambda self: None})()]).fit(1),
+        TypeError,
+        r"^a callback's after_step is called with learn; .* Late does not take so many: def after_step\(self, learn\)$",
+    ),
+    "cleanup without error": (
+        lambda: learner(cbs=[type("Late", (), {"cleanup_fit": lambda self, learn: None})()]).fit(1),
+        TypeError,
+        r"^a callback's cleanup_fit is called with learn and error; .*: def cleanup_fit\(self, learn, error\)$",
+    ),
+    "closure": (
+        lambda: learner(opt_func=optim.LBFGS).fit(1),
+        TypeError,
+        r"^step\(\) of the optimizer is called without arguments; LBFGS's needs some: give Learner\(step=...\)",
     ),
     "function as callback": (
         lambda: learner(cbs=[lambda learn: None]).fit(1),
