@@ -31,7 +31,7 @@ def run_killed(folder, signals, seed=0, restarts=20):
             pids = wait_for_ranks(folder, torchrun)
             if pids is None:
                 break
-            time.sleep(rng.random())
+            time.sleep(0.6 * rng.random())  # the job takes a second and more
             with contextlib.suppress(ProcessLookupError):  # it is done by now
                 os.kill(rng.choice(pids), number)
         torchrun.wait(timeout=300)
