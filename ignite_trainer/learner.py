@@ -147,11 +147,7 @@ class Learner:
         self.preds: Any = None
         self.loss: Any = None
         self.dl: Any = None
-        self.epoch = self.n_epochs = self.step = 0
-        self.epochs: range = range(0)
-        self.history: list[dict[str, float]] = []
-        self.results: dict[str, float] = {}
-        self.stop_reason, self.outcome = "", "finished"
+        self._start_afresh(0)
         self.validating = self.in_training_epoch = False
         self.epoch_start: dict[str, Any] | None = None
         self.epoch_began = 0.0
@@ -223,10 +219,7 @@ class Learner:
         check_loader(self.train_dl, n_epochs, "training")
         if self.valid_dl is not None:
             check_loader(self.valid_dl, n_epochs, "validation")
-        self.n_epochs, self.epochs = n_epochs, range(n_epochs)
-        self.epoch = self.step = 0
-        self.history, self.results = [], {}
-        self.stop_reason, self.outcome = "", "finished"
+        self._start_afresh(n_epochs)
         self.opt = self._make_optimizer()
         if any(parameter.grad is not None for parameter in self.model.parameters()):
             self.opt.zero_grad()  # some write p.grad.zero_(), which needs a gradient
@@ -439,6 +432,14 @@ class Learner:
             self.ranks.share_model()
 
     # ---- how it runs ---------------------------------------------------------------------------------------------
+
+    def _start_afresh(self, n_epochs: int) -> None:
+        """What a fit of so many epochs begins with; a resumed one then goes on from what was saved."""
+        self.n_epochs, self.epochs = n_epochs, range(n_epochs)
+        self.epoch = self.step = 0
+        self.history: list[dict[str, float]] = []
+        self.results: dict[str, float] = {}
+        self.stop_reason, self.outcome = "", "finished"
 
     @contextmanager
     def _fitting(self) -> Iterator[None]:
