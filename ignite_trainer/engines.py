@@ -25,6 +25,7 @@ __all__ = ["CancellableEngine", "always"]
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 _ITERATION_COMPLETED = Events.ITERATION_COMPLETED
+_IN_STEP = tuple(event for event in TrainEvents if event is not TrainEvents.VALIDATED)
 
 
 class _BatchOver(Exception):
@@ -49,7 +50,7 @@ class CancellableEngine(Engine):
         ranks: a ``Ranks`` where the run has several processes.
 
     Attributes:
-        predicted, loss_computed, backward_completed, stepped, validated: whether anyone listens to that event.
+        predicted, loss_computed, backward_completed, stepped: whether anyone listens to that event.
         place: index of the batch in this epoch, from 0; -1 before the first.
         cancelled: the ``Scope`` that was cancelled, 0 for none.
         widest: the widest scope that is running here; a cancel of a wider one escapes.
@@ -74,7 +75,7 @@ class CancellableEngine(Engine):
     """
 
     interrupt_resume_enabled = False  # 0.5.5: a run after one that raised would return None, untrained
-    predicted = loss_computed = backward_completed = stepped = validated = False
+    predicted = loss_computed = backward_completed = stepped = False
 
     def __init__(self, step: Step, loop: Any, *, training: bool, ranks: Any = None):
         super().__init__(self._run_step if ranks is None or not training else self._run_step_of_ranks)
@@ -91,7 +92,7 @@ class CancellableEngine(Engine):
         self._epochs: Epochs | None = None
         self.before_loader: Callable[[Any], None] | None = None
         self.opener: Callable[[Epochs], Iterator[Any]] | None = None
-        counters = dict.fromkeys(TrainEvents, "iteration") | {TrainEvents.VALIDATED: "epoch"}
+        counters = dict.fromkeys(_IN_STEP, "iteration") | {TrainEvents.VALIDATED: "epoch"}
         self.register_events(*TrainEvents, event_to_attr=counters)
         self.add_event_handler(Events.STARTED, always(self._begin_run))
         self.add_event_handler(Events.EPOCH_STARTED, always(self._begin_epoch))
@@ -134,6 +135,7 @@ class CancellableEngine(Engine):
             try:
                 return super().run(self._epochs, max_epochs=max_epochs, max_iters=max_iters, epoch_length=epoch_length)
             finally:
+                self._epochs.batches = None  # state.dataloader keeps the rest, and this would keep the loader's workers
                 self._epochs = None
 
     def announce(self, event: TrainEvents) -> None:
@@ -206,10 +208,14 @@ class CancellableEngine(Engine):
         try:
             with torch.set_grad_enabled(self.training):
                 return self.step(self.loop)
-        except (_BatchOver, CancelException) as over:
+        except _BatchOver as over:
             if window is not None:
                 window.pass_over(self.loop)
-            raise (over.__cause__ or CancelBatchException() if isinstance(over, _BatchOver) else over) from None
+            raise (over.__cause__ or CancelBatchException()) from None
+        except CancelException:
+            if window is not None:
+                window.pass_over(self.loop)
+            raise
         finally:
             self.widest, self.cancelled = widest, 0
 
@@ -252,6 +258,11 @@ class CancellableEngine(Engine):
                 call = self._last_attached(point.event, self._handlers.scope_of(point.event))
                 self._handlers.add_dispatcher(point.event, call)
 
+    def attach_last(self, event: Any, handler: Callable[[], None]) -> None:
+        """Call a handler after all others of an event, those attached later too; nothing skips it."""
+        super().add_event_handler(event, handler)
+        self._handlers.add_last(event, self._last_attached(event, scope=0))
+
     def natives(self, event: Any) -> list[Any]:
         """The handlers that were attached to an event after the points, in their order."""
         return self._handlers.natives(event)
@@ -262,7 +273,7 @@ class CancellableEngine(Engine):
         self._update_listeners()
 
     def _update_listeners(self) -> None:
-        for event in TrainEvents:
+        for event in _IN_STEP:
             setattr(self, event.value, self._handlers.heard(event))
 
     @staticmethod

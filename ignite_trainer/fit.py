@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -38,7 +40,7 @@ def fit(
         cbs: callbacks.
 
     Returns:
-        The last epoch's validation loss, weighted by batch sizes, and accuracy.
+        The last epoch's validation loss, weighted by batch sizes, and accuracy; NaN where none was validated.
 
     Raises:
         ValueError: ``epochs`` < 1, no ``valid_dl``, or targets that are no class numbers.
@@ -53,7 +55,7 @@ def fit(
     >>> loss, accuracy = fit(1, model, optim.SGD(model.parameters(), lr=1.0), nn.CrossEntropyLoss(), data, data)
     0 loss = 0.31326165795326233, accuracy = 1.0
     """
-    if not isinstance(epochs, int) or epochs < 1:
+    if not isinstance(epochs, Integral) or epochs < 1:
         raise ValueError(f"epochs is the number of epochs, so at least 1; got {epochs!r}")
     if valid_dl is None:
         raise ValueError(
@@ -70,8 +72,8 @@ def fit(
         metrics={"accuracy": Accuracy()},
         device=device,
     )
-    results = learn.fit(epochs)
-    return results["loss"], results["accuracy"]
+    results = learn.fit(int(epochs))
+    return results.get("loss", math.nan), results.get("accuracy", math.nan)
 
 
 class _Line:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from numbers import Integral, Real
 from typing import Any
 
@@ -32,7 +33,13 @@ class GradientWindow:
 
     def __init__(self, n_batches: int, size: LossSize, clip_norm: float | None, scaler: Any):
         self.n_batches, self.size, self.clip_norm, self.scaler = n_batches, size, clip_norm, scaler
+        self._new_scaler = copy.deepcopy(scaler)
         self.weighs = n_batches > 1  # by their n, the batches of a window
+        self.reset()
+
+    def begin_fit(self) -> None:
+        """Forget what a fit before has left: one that raised between unscaling and step leaves its scaler so."""
+        self.scaler = copy.deepcopy(self._new_scaler)
         self.reset()
 
     def reset(self) -> None:
@@ -72,8 +79,10 @@ class GradientWindow:
         if self.scaler is not None:
             self.scaler.unscale_(optimizer)
         if self.weighs:
+            # a window of ignored labels alone moves nothing
+            n = torch.where(self.n == 0, 1, self.n) if isinstance(self.n, Tensor) else self.n or 1
             for parameter in parameters:
-                parameter.grad.div_(self.n)
+                parameter.grad.div_(n)
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         self.reset()

@@ -57,6 +57,7 @@ class HandlerCalls:
     def __init__(self, *, training: bool):
         self.training = training
         self.at: dict[str, list[Call]] = defaultdict(list)
+        self._last: dict[str, Call] = {}
         self._dispatchers: dict[str, tuple[int, Call]] = {}  # by event: the call of the callbacks, and its place
         self._with_callbacks: frozenset[str] = frozenset()
 
@@ -66,8 +67,14 @@ class HandlerCalls:
         return scope if self.training else min(scope, Scope.EPOCH)
 
     def add(self, event: Any, call: Call) -> None:
-        """Call it after all that is there at this event."""
-        self.at[name_of(event)].append(call)
+        """Call it after all that is there at this event, this time already if the event is being fired."""
+        calls = self.at[name_of(event)]
+        calls.insert(len(calls) - (name_of(event) in self._last), call)
+
+    def add_last(self, event: Any, call: Call) -> None:
+        """Call it after all that is there, and all that is attached later."""
+        self.add(event, call)
+        self._last[name_of(event)] = call
 
     def add_dispatcher(self, event: Any, call: Call) -> None:
         """Likewise; this one calls the callbacks, and what is attached later is the users'."""
@@ -75,9 +82,9 @@ class HandlerCalls:
         self.add(event, call)
 
     def remove(self, event: Any, handler: Any) -> None:
-        """Call a handler no longer."""
-        calls = self.at[name_of(event)]
-        calls[:] = [call for call in calls if unfiltered(call.handler) != unfiltered(handler)]
+        """Call a handler no longer, from the next time on: the list that is gone through now stays as it is."""
+        name = name_of(event)
+        self.at[name] = [call for call in self.at[name] if unfiltered(call.handler) != unfiltered(handler)]
 
     def natives(self, event: Any) -> list[Any]:
         """The users' handlers of an event, in their order."""

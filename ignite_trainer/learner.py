@@ -26,7 +26,7 @@ from .epochs import check_loader, is_function, pair_of_loaders
 from .events import Scope, TrainEvents
 from .export import export_model, load_weights, save_weights
 from .first_batch import FirstBatchChecks
-from .gradients import check_gradient_options, window_for
+from .gradients import GradientWindow, check_gradient_options, window_for
 from .learner_metrics import attach_metrics, metrics_from
 from .loss_size import LossSize, loss_size_of
 from .metrics import Loss
@@ -81,6 +81,7 @@ class Learner:
         engine: the engine that is running, or ran last.
         validating: whether a fit's own validation is running.
         ranks: the other processes of the run, under torchrun; None: there are none.
+        resumed_from: the checkpoint that this fit goes on from; None: it began anew.
         stop_reason: why the last fit ended before its time, in one line; empty if it did not.
         results: the last validation's means.
         history: a dict for each epoch of this fit: epoch, step, train_loss, valid_loss, valid_<metric>, lr, seconds.
@@ -154,13 +155,14 @@ class Learner:
         self.in_fit = False
 
         size = loss_size or loss_size_of(loss_func)
-        prepare, autocast = preparation(self.device, prepare_batch), autocast_for(precision, self.device)
+        prepare = preparation(self.device, prepare_batch)
+        autocast = autocast_for(precision, self.device)
         window = window_for(self.device, size, precision=precision, accumulate=accumulate, clip_norm=clip_norm)
         train_step = TrainStep(prepare, autocast, window) if step is None else own_step(step, prepare, autocast, window)
         if self.ranks is not None:
             train_step = self.ranks.prepare(train_step, size)
         self.trainer = CancellableEngine(train_step, self, training=True, ranks=self.ranks)
-        self._eval_step = EvalStep(prepare, autocast)
+        self._eval_step = EvalStep(prepare, autocast_for(precision, self.device))  # may be entered within the other
         self.evaluator = CancellableEngine(self._eval_step, self, training=False, ranks=self.ranks)
         self.trainer.partners = self.evaluator.partners = (self.trainer, self.evaluator)
         self.engine = self.trainer
@@ -189,8 +191,7 @@ class Learner:
         evaluator.attach_points(self._dispatch)
         for engine in (trainer, evaluator):  # of what callbacks have left, as the loss will see it
             engine.add_event_handler(TrainEvents.PREDICTED, always(self._first_batches.check_predictions))
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, always(self._validation.run))
-        trainer.add_event_handler(Events.TERMINATE_SINGLE_EPOCH, always(self._validation.run_after_cut))
+        self._validation.attach(trainer)
 
     # ---- what users call -----------------------------------------------------------------------------------------
 
@@ -219,14 +220,17 @@ class Learner:
         check_loader(self.train_dl, n_epochs, "training")
         if self.valid_dl is not None:
             check_loader(self.valid_dl, n_epochs, "validation")
-        self._start_afresh(n_epochs)
         self.opt = self._make_optimizer()
         if any(parameter.grad is not None for parameter in self.model.parameters()):
             self.opt.zero_grad()  # some write p.grad.zero_(), which needs a gradient
+        if self._window is not None:
+            self._window.begin_fit()
         self._first_batches.expect(self.trainer, self.evaluator)
         if self.ranks is not None:
-            self.ranks.begin_fit()
-        done = self._resumption.prepare(resume, n_epochs)
+            self.ranks.begin_fit(n_epochs)
+        state = self._resumption.find(resume)
+        self._start_afresh(n_epochs)
+        done = self._resumption.begin(state)
         with self._share_of(self.train_dl, training=True), self._fitting():
             self._run(self.trainer, self.train_dl, n_epochs, done)
         return dict(self.results)
@@ -384,8 +388,7 @@ class Learner:
     @property
     def at_step_boundary(self) -> bool:
         """Whether no window of ``accumulate`` batches is open."""
-        window = getattr(self.trainer.step, "window", None)
-        return window is None or window.done == 0
+        return self._window is None or self._window.done == 0
 
     @property
     def at_last_batch(self) -> bool:
@@ -400,8 +403,7 @@ class Learner:
     @property
     def scaler(self) -> Any:
         """The ``GradScaler`` of precision "fp16"; else None."""
-        window = getattr(self.trainer.step, "window", None)
-        return None if window is None else window.scaler
+        return None if self._window is None else self._window.scaler
 
     @property
     def monitors(self) -> list[str]:
@@ -414,6 +416,10 @@ class Learner:
         if isinstance(self.trainer.step, TrainStep):
             check_step(optimizer)
         return optimizer
+
+    @property
+    def _window(self) -> GradientWindow | None:
+        return getattr(self.trainer.step, "window", None)
 
     @property
     def _called(self) -> Callable[[Any], Any]:
@@ -440,6 +446,7 @@ class Learner:
         self.history: list[dict[str, float]] = []
         self.results: dict[str, float] = {}
         self.stop_reason, self.outcome = "", "finished"
+        self.resumed_from: Path | None = None
 
     @contextmanager
     def _fitting(self) -> Iterator[None]:
@@ -449,7 +456,7 @@ class Learner:
         with ExitStack() as stack:  # calls them all, even if one raises
             for cb in reversed(in_order(self.cbs)):
                 if hasattr(cb, "cleanup_fit"):
-                    stack.push(lambda *raised, cb=cb: cb.cleanup_fit(self, error))
+                    stack.callback(lambda end: end(self, error), cb.cleanup_fit)
             self.in_fit = True
             self.trainer.widest = self.evaluator.widest = Scope.FIT
             try:
@@ -460,7 +467,6 @@ class Learner:
             finally:
                 self.in_fit = self.validating = False
                 self.trainer.opener = None
-                self._validation.detach()
                 self.trainer.widest = self.evaluator.widest = Scope.EPOCH
 
     def _run(self, engine: CancellableEngine, dl: Any, n_epochs: int, done: tuple[int, int] = (0, 0)) -> None:
@@ -469,6 +475,7 @@ class Learner:
         if not self.in_fit:
             self._dispatch.gather()
         before = self.engine, self.dl
+        batch = self.preds, self.loss
         self.engine, self.dl = engine, dl
         engine.state.max_epochs = None  # a run from the start, also after one that ended early
         if done[0] == n_epochs:
@@ -488,6 +495,8 @@ class Learner:
         finally:
             if engine is self.evaluator and self.trainer.running:
                 self.engine, self.dl = before
+                if not self.validating:  # a callback's own evaluation, perhaps within a batch
+                    self.preds, self.loss = batch
 
     def _begin_epoch(self, engine: CancellableEngine) -> None:
         engine.state.metrics.clear()

@@ -128,7 +128,7 @@ class Ranks:
 
     # ---- the same start --------------------------------------------------------------------------------------------
 
-    def begin_fit(self) -> None:
+    def begin_fit(self, n_epochs: int) -> None:
         """Look whether all ranks run the same job, and give them the weights and the folder of rank 0.
 
         Raises:
@@ -138,7 +138,7 @@ class Ranks:
         self._reset()
         shapes = {name: str(tuple(tensor.shape)) for name, tensor in learn.model.state_dict().items()}
         loaders = {"training loader": learn.train_dl, "validation loader": learn.valid_dl}
-        mine = {"n_epochs": learn.n_epochs, **shapes}
+        mine = {"n_epochs": n_epochs, **shapes}
         mine |= {name: str(loader_identity(loader)) for name, loader in loaders.items()}
         everybodys = all_objects(mine)
         for number, theirs in enumerate(everybodys):

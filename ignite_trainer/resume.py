@@ -106,33 +106,41 @@ class Resumption:
         self.learn = learn
         self._state: dict[str, Any] | None = None
 
-    def prepare(self, resume: bool | str | Path, n_epochs: int) -> tuple[int, int]:
-        """Find the state to go on from, if asked for; the epochs and iterations that are done.
+    def find(self, resume: bool | str | Path) -> tuple[dict[str, Any], Path] | None:
+        """The state to go on from, this rank's, and its file, if asked for; None: the fit begins anew.
 
         Args:
             resume: False: none; True: the newest of the run's folder; or a path.
-            n_epochs: of the whole fit.
 
         Raises:
+            TypeError: ``resume`` is something else.
             ValueError: no ``Checkpoint``, no folder, another job's state.
         """
+        if not isinstance(resume, (bool, str, Path)):
+            raise TypeError(f"resume is True, False, or a path; got {resume!r}")
         learn = self.learn
         checkpoint = next((cb for cb in learn.cbs if hasattr(cb, "find_state")), None)
         learn.trainer.before_loader = None if checkpoint is None else self._remember_epoch_start
-        self._state = None
         if resume is False:
-            return 0, 0
+            return None
         if checkpoint is None:
             raise ValueError("resume goes on from what a Checkpoint has saved; this Learner has none: add Checkpoint()")
         # rank 0's, as the others may not see its folder
         found = checkpoint.find_state(learn, None if resume is True else Path(str(resume))) if is_main() else None
         found = of_main(found)
         if found is None:
-            return 0, 0
+            return None
         state, path = found
         check_state(learn, state, path)
-        state = state_of_rank(state, rank(), world_size())
-        self._state, progress = state, state["progress"]
+        return state_of_rank(state, rank(), world_size()), path
+
+    def begin(self, found: tuple[dict[str, Any], Path] | None) -> tuple[int, int]:
+        """Begin with what was found; the epochs and iterations that are done."""
+        learn = self.learn
+        self._state, learn.resumed_from = found or (None, None)
+        if self._state is None:
+            return 0, 0
+        state, n_epochs, progress = self._state, learn.n_epochs, self._state["progress"]
         learn.step, learn.history = progress["step"], list(state["history"])
         if (progress["done"] and n_epochs <= progress["n_epochs"]) or progress["epoch"] >= n_epochs:
             learn.stop_reason = (

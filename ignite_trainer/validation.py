@@ -9,7 +9,7 @@ from typing import Any
 from ignite.engine import Events
 
 from .distributed import of_main
-from .engines import always
+from .engines import CancellableEngine, always
 from .events import Scope, TrainEvents
 
 __all__ = ["Validation"]
@@ -27,11 +27,18 @@ class Validation:
 
     def __init__(self, learn: Any):
         self.learn = learn
+        self._due = False  # VALIDATED, for the epoch that is ending
+
+    def attach(self, trainer: CancellableEngine) -> None:
+        """Have both happen at the ends of the trainer's epochs."""
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, always(self.run))
+        trainer.add_event_handler(Events.TERMINATE_SINGLE_EPOCH, always(self.run_after_cut))
+        trainer.attach_last(Events.EPOCH_COMPLETED, self.announce)
 
     def run(self) -> None:
-        """Evaluate and add the row; VALIDATED is announced by a handler that is attached last, for this once."""
+        """Evaluate and add the row."""
         learn = self.learn
-        learn.in_training_epoch = False
+        learn.in_training_epoch = self._due = False
         if learn.ranks is not None:
             learn.ranks.agree(learn.trainer)
             learn.ranks.share_buffers()
@@ -43,7 +50,7 @@ class Validation:
             learn.validating = False
         if learn.trainer.cancelled != Scope.FIT:
             learn.history.append(self._row())
-            learn.trainer.add_event_handler(Events.EPOCH_COMPLETED, always(self.announce))
+            self._due = True
 
     def run_after_cut(self, iter_counter: int) -> None:
         """A training epoch that was cut short is validated too; without EPOCH_COMPLETED to come, VALIDATED is now."""
@@ -53,19 +60,14 @@ class Validation:
 
     def announce(self) -> None:
         """Fire VALIDATED, unless the fit was cancelled."""
-        self.detach()
-        trainer = self.learn.trainer
+        if not self._due:
+            return
+        self._due, trainer = False, self.learn.trainer
         if self.learn.ranks is not None:
             self.learn.ranks.agree(trainer)
         if trainer.cancelled != Scope.FIT and self.learn.in_fit:
             trainer.cancelled = 0
             trainer.fire_event(TrainEvents.VALIDATED)
-
-    def detach(self) -> None:
-        """Take away an announcement that did not come to be."""
-        trainer = self.learn.trainer
-        if trainer.has_event_handler(self.announce, Events.EPOCH_COMPLETED):
-            trainer.remove_event_handler(self.announce, Events.EPOCH_COMPLETED)
 
     def _row(self) -> dict[str, float]:
         learn = self.learn

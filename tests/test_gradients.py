@@ -290,3 +290,41 @@ def test_warning_of_options_without_effect_then_points_at_the_line_that_calls_th
     with pytest.warns(UserWarning, match="have no effect here") as warned:
         Learner(mlp(), (batches(), None), nn.CrossEntropyLoss(), 0.1, step=lambda learn: None, clip_norm=1.0)
     assert [warning.filename for warning in warned] == [__file__]
+
+
+@pytest.mark.parametrize("ignored", [(0, 1), (0,), (1,)])
+def test_accumulate_when_a_batch_has_ignored_labels_alone_then_it_weighs_nothing(ignored):
+    x, y = blobs(8)
+    x = x.double()
+    parts = [
+        (x[i : i + 4], torch.full((4,), -100) if number in ignored else y[i : i + 4]) for number, i in enumerate((0, 4))
+    ]
+    torch.manual_seed(0)
+    learn = Learner(mlp().double(), (parts, None), nn.CrossEntropyLoss(), 0.1, accumulate=2, device="cpu")
+    learn.fit(1)
+    torch.manual_seed(0)
+    counted = [part for number, part in enumerate(parts) if number not in ignored]
+    reference = Learner(
+        mlp().double(), (counted or parts, None), nn.CrossEntropyLoss(), 0.1 * bool(counted), device="cpu"
+    )
+    reference.fit(1)
+    assert_close(learn.model, reference.model)
+
+
+def test_fp16_when_a_step_raised_then_the_next_fit_is_clean():
+    class Once(optim.SGD):
+        raised = False
+
+        def step(self, closure=None):
+            if not self.raised:
+                self.raised = True
+                raise KeyError("once")
+            return super().step(closure)
+
+    model = mlp()
+    optimizer, data = Once(model.parameters(), 0.1), [blobs(10)] * 4
+    learn = Learner(model, (data, None), nn.CrossEntropyLoss(), optimizer=optimizer, precision="fp16", device="cpu")
+    with pytest.raises(KeyError, match="once"):
+        learn.fit(1)
+    learn.fit(1)
+    assert learn.step > 0

@@ -2,6 +2,8 @@
 
 import copy
 import functools
+import math
+import multiprocessing
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from ignite_trainer import (
     Accuracy,
     Callback,
+    CancelFitException,
     Checkpoint,
     EarlyStopping,
     Learner,
@@ -138,6 +141,90 @@ def test_fit_after_an_exception_then_is_as_clean_as_the_first():
     assert [row["valid_loss"] for row in learn.history] == [loss for loss, _, _ in losses]
 
 
+def test_exception_when_a_cleanup_returns_something_then_leaves_the_fit_all_the_same():
+    class Written(Callback):
+        def after_step(self, learn):
+            raise KeyError("once")
+
+        def cleanup_fit(self, learn, error):
+            return 17  # as file.write does
+
+    with pytest.raises(KeyError, match="once"):
+        learner(cbs=[Written()]).fit(1)
+
+
+@pytest.mark.parametrize("point", ["after_predict", "after_loss", "after_batch"])
+def test_evaluate_when_called_in_a_batch_then_the_batch_goes_on_as_it_was(point):
+    losses = {}
+
+    def fit_with(evaluates):
+        class Look(Callback):
+            def after_batch(self, learn):
+                if learn.model.training:
+                    losses.setdefault(evaluates, []).append(learn.loss.item())
+
+        def look(self, learn):
+            if learn.model.training:
+                learn.evaluate(batches(20, seed=1))
+
+        other = type("Look", (Callback,), {point: look, "order": -1})
+        torch.manual_seed(0)
+        learn = learner(cbs=[Look(), *([other()] if evaluates else [])])
+        learn.fit(1)
+        return losses[evaluates], learn.model.state_dict()
+
+    (ours, weights), (theirs, reference) = fit_with(True), fit_with(False)
+    assert ours == theirs
+    assert same_state(weights, reference)
+
+
+def test_predict_when_called_within_a_batch_in_autocast_then_autocast_ends_with_the_batch():
+    class Look(Callback):
+        def after_predict(self, learn):
+            learn.predict(batches(20))
+
+    learner(cbs=[Look()], precision="bf16").fit(1)
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_resume_when_it_is_refused_then_the_learner_keeps_what_it_had(tmp_path):
+    learn = learner(cbs=[Checkpoint()], folder=tmp_path)
+    learn.fit(2)
+    with pytest.raises(FileNotFoundError):
+        learn.fit(3, resume="nowhere")
+    assert (len(learn.history), learn.step) == (2, 8)
+
+
+def test_workers_when_a_fit_was_cancelled_then_they_have_ended():
+    class AtOnce(Callback):
+        def after_batch(self, learn):
+            raise CancelFitException
+
+    loader = DataLoader(TensorDataset(*blobs(40)), 4, num_workers=1)
+    learn = learner(train=loader, cbs=[AtOnce()])
+    before = set(multiprocessing.active_children())
+    learn.fit(1)
+    assert set(multiprocessing.active_children()) <= before
+
+
+def test_fit_when_cancelled_before_a_validation_then_its_results_are_nan():
+    class AtOnce:
+        def before_fit(self, learn):
+            raise CancelFitException
+
+    model = mlp()
+    results = fit(
+        np.int64(1),
+        model,
+        optim.SGD(model.parameters(), 0.1),
+        nn.CrossEntropyLoss(),
+        batches(),
+        batches(),
+        cbs=[AtOnce()],
+    )
+    assert all(map(math.isnan, results))
+
+
 class Changing:
     """A loader whose epochs have 3, 5 and 2 batches."""
 
@@ -249,6 +336,7 @@ def test_step_of_ones_own_when_the_optimizer_wants_a_closure_then_gives_it_one()
 
         learn.opt.step(closure)
 
+    torch.manual_seed(0)
     learn = learner(opt_func=optim.LBFGS, step=step)
     learn.fit(3)
     assert learn.step == 12
@@ -371,6 +459,7 @@ REFUSED = {
         TypeError,
         "cbs is a list of callbacks; got a Phases: put",
     ),
+    "resume": (lambda: learner().fit(1, resume=None), TypeError, "^resume is True, False, or a path; got None$"),
     "order of a callback": (
         lambda: learner(cbs=[type("Late", (), {"order": "last"})()]).fit(1),
         TypeError,

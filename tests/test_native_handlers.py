@@ -214,3 +214,32 @@ def test_raw_trainer_when_epoch_length_is_given_then_the_loader_goes_round_as_ig
     with warnings.catch_warnings():
         trainer.run(batches(), max_epochs=2, epoch_length=15)
     assert seen == [15, 30]
+
+
+def test_handler_when_it_removes_itself_then_its_neighbour_is_called_for_every_batch():
+    seen = []
+
+    def first(engine):
+        if engine.state.iteration == 1:
+            engine.remove_event_handler(first, Events.ITERATION_COMPLETED)
+
+    trainer = create_trainer(nn.Linear(1, 1), optim.SGD([torch.zeros(1)], 0.1), nn.MSELoss())
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, first)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: seen.append(trainer.state.iteration))
+    trainer.run([(torch.ones(2, 1), torch.ones(2, 1))] * 4)
+    assert seen == [1, 2, 3, 4]
+
+
+def test_handler_when_attached_as_its_event_fires_then_runs_this_time_already_and_before_validated():
+    seen = []
+    x, y = blobs(8)
+    learn = Learner(mlp(), ([(x, y)], None), nn.CrossEntropyLoss(), 0.1, device="cpu")
+
+    @learn.trainer.on(Events.EPOCH_COMPLETED)
+    def attach():
+        if not seen:
+            learn.trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: seen.append("late"))
+
+    learn.trainer.add_event_handler(TrainEvents.VALIDATED, lambda: seen.append("validated"))
+    learn.fit(2)
+    assert seen == ["late", "validated"] * 2

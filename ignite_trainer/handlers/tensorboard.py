@@ -18,10 +18,7 @@ from .event_files import EventFile
 from .run_config import class_names, run_config
 from .validation_record import ValidationRecord
 
-__all__ = ["WALL_CLOCK_TAGS", "TensorBoard"]
-
-WALL_CLOCK_TAGS = ("time/samples_per_second",)
-"""The tags whose values differ between two runs with the same numbers."""
+__all__ = ["TensorBoard"]
 
 
 class TensorBoard(Callback):
