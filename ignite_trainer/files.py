@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["DamagedFile", "read_verified", "remove_with_sum", "write_aside", "write_whole"]
+__all__ = ["DamagedFile", "read_verified", "remove_with_sum", "set_aside", "sum_file", "write_aside", "write_whole"]
 
 
 class DamagedFile(ValueError):
@@ -48,7 +48,7 @@ def write_whole(path: Path, write: Callable[[Any], None]) -> None:
         OSError: the first error of the disk, with the path; the former state is whole.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    sums = _sum_file(path)
+    sums = sum_file(path)
     former = sums.read_text() if sums.exists() and path.exists() else ""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -96,21 +96,32 @@ def read_verified(path: Path) -> bytes:
         DamagedFile: it is not that content, or cannot be read, or has no sum.
     """
     try:
-        content, sums = path.read_bytes(), _sum_file(path).read_text().split()
+        content, sums = path.read_bytes(), sum_file(path).read_text().split()
     except (OSError, UnicodeDecodeError) as error:
         raise DamagedFile(f"{path} or its sum cannot be read: {error}") from error
     if hashlib.sha256(content).hexdigest() not in sums:
-        raise DamagedFile(f"{path} is not what was written there: its sha256 is not that in {_sum_file(path).name}")
+        raise DamagedFile(f"{path} is not what was written there: its sha256 is not that in {sum_file(path).name}")
     return content
+
+
+def set_aside(paths: Iterable[Path], folder: Path) -> None:
+    """Move files of an earlier fit into ``earlier-1``, ``earlier-2``, … below this folder; none makes no folder."""
+    paths = list(paths)
+    if paths:
+        earlier = folder / f"earlier-{1 + len(list(folder.glob('earlier-*')))}"
+        earlier.mkdir()
+        for path in paths:
+            path.replace(earlier / path.name)
 
 
 def remove_with_sum(path: Path) -> None:
     """Delete a file and its sum."""
     path.unlink(missing_ok=True)
-    _sum_file(path).unlink(missing_ok=True)
+    sum_file(path).unlink(missing_ok=True)
 
 
-def _sum_file(path: Path) -> Path:
+def sum_file(path: Path) -> Path:
+    """Where the sum of a file that ``write_whole`` wrote stands."""
     return path.with_name(f"{path.name}.sha256")
 
 

@@ -373,7 +373,9 @@ class Learner:
     def folder(self) -> Path:
         """The run's folder, named at the first question; whoever writes makes it."""
         if self._folder is None:
-            self._folder = Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+            name = Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
+            names = (name, *(name.with_name(f"{name.name}-{number}") for number in range(2, 1000)))
+            self._folder = next(path for path in names if not path.exists())  # of another fit in this second
         return self._folder
 
     def use_folder(self, folder: Path) -> None:

@@ -7,6 +7,7 @@ import signal
 import time
 
 import pytest
+from torch import nn
 
 from ignite_trainer import Callback, CancelFitException, Checkpoint
 from ignite_trainer.handlers.checkpoint import load_checkpoint
@@ -245,3 +246,58 @@ def test_checkpoint_when_the_background_save_fails_then_a_batch_raises_and_no_ot
     with pytest.raises(OSError, match="checkpoints"):
         learn.fit(2)
     assert learn.step == 3
+
+
+@pytest.mark.parametrize("n_epochs", [1, 3, 4])
+def test_fit_when_begun_anew_in_a_folder_of_checkpoints_then_a_resume_goes_on_with_it_and_those_are_kept(
+    n_epochs, tmp_path
+):
+    class Cut(Callback):
+        def after_step(self, learn):
+            if learn.step == 8:
+                raise KeyError("cut")
+
+    def faster(*args):
+        learn = learner(*args)
+        learn.lr = 0.3
+        return learn
+
+    learner(tmp_path, checkpoint={"monitor": "train_loss"}).fit(n_epochs)
+    files = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    with pytest.raises(KeyError, match="cut"):
+        faster(tmp_path, [Cut()], {"every_steps": 1}).fit(3)
+    assert steps_saved(tmp_path) == list(range(1, 8))
+    assert sorted(path.name for path in (tmp_path / "checkpoints" / "earlier-1").iterdir()) == files
+    again = faster(tmp_path)
+    again.fit(3, resume=True)
+    end = end_of(again)
+    whole = faster(tmp_path / "whole")
+    whole.fit(3)
+    assert equal(end, end_of(whole))
+
+
+def test_fit_when_resumed_from_an_older_checkpoint_then_newer_ones_are_set_aside(tmp_path):
+    learner(tmp_path).fit(3)
+    learn = learner(tmp_path)
+    learn.fit(2, resume=tmp_path / "checkpoints" / "step-00000005.pt")
+    assert steps_saved(tmp_path) == [5, 10]
+    assert len(list((tmp_path / "checkpoints" / "earlier-1").glob("step-*.pt"))) == 2
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_checkpoint_when_told_what_is_better_then_the_best_is_that(mode, tmp_path):
+    class Falling(Callback):
+        def after_validate(self, learn):
+            learn.history[-1]["train_loss"] = -learn.epoch
+
+    learner(tmp_path, [Falling()], {"monitor": "train_loss", "mode": mode}).fit(3)
+    best = load_checkpoint(tmp_path / "checkpoints" / "best.pt")
+    assert best["progress"]["epoch"] == (3 if mode == "min" else 1)
+
+
+def test_checkpoint_when_written_in_the_background_then_modules_keep_their_versions(tmp_path):
+    for background in (False, True):
+        model = nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3))
+        learner(tmp_path / str(background), checkpoint={"background": background}, model=model).fit(1)
+    states = [load_checkpoint(tmp_path / str(background) / "checkpoints" / "step-00000005.pt") for background in (False, True)]
+    assert [state["model"]._metadata["1"] for state in states] == [{"version": 2}] * 2

@@ -8,10 +8,24 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn, optim
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ignite_trainer import EMA, Accuracy, Callback, EarlyStopping, Learner, NaNGuard, TimeLimit, TrainEvents
+from ignite_trainer import (
+    EMA,
+    Accuracy,
+    Callback,
+    Checkpoint,
+    EarlyStopping,
+    Learner,
+    NaNGuard,
+    RunFiles,
+    TimeLimit,
+    TrainEvents,
+    accuracy,
+)
+from ignite_trainer.handlers.checkpoint import load_checkpoint
 from tests.tiny import blobs, dropout_net, mlp, same_state
 
 
@@ -146,6 +160,36 @@ def test_nan_guard_when_it_skips_then_trains_as_without_that_batch(what, accumul
     for key in models[0]:
         # the window's sum begins from a copy of the same gradients
         torch.testing.assert_close(models[0][key], models[1][key], rtol=0, atol=1e-7)
+
+
+def test_nan_guard_when_weights_became_nan_then_no_best_is_what_they_give(tmp_path):
+    class Ruin(Callback):
+        def after_batch(self, learn):
+            if learn.model.training and learn.epoch == 1 and learn.iter == 4:
+                learn.loss = learn.loss * math.nan
+                learn.model[0].weight.data.fill_(math.nan)
+
+    torch.manual_seed(0)
+    valid = [(x, torch.zeros_like(y)) for x, y in batches(20, seed=1)]  # what NaN scores give, all of them
+    cbs = [Ruin(), NaNGuard(), EarlyStopping("valid_accuracy"), RunFiles(monitor="valid_accuracy")]
+    cbs.append(Checkpoint(monitor="valid_accuracy"))
+    learn = learner(cbs, valid=valid, metrics={"accuracy": accuracy}, folder=tmp_path)
+    learn.fit(3)
+    assert learn.history[1]["valid_accuracy"] > learn.history[0]["valid_accuracy"]
+    best = load_checkpoint(tmp_path / "checkpoints" / "best.pt")["model"]["0.weight"]
+    kept = load_file(tmp_path / "model.safetensors")["0.weight"]
+    assert all(weight.isfinite().all() for weight in (best, kept, learn.model[0].weight))
+
+
+def test_nan_guard_when_it_skips_in_fp16_then_the_scaler_finds_its_scale():
+    ends = []
+    for cbs in ([], [NaNGuard("skip")]):
+        torch.manual_seed(0)
+        learn = learner(cbs, train=[(8 * x, y) for x, y in batches(200)], precision="fp16")
+        learn.fit(1)
+        ends.append((learn.step, learn.scaler.get_scale()))
+    assert ends[0] == ends[1]
+    assert 0 < ends[0][0] < 20  # some overflowed
 
 
 def test_nan_guard_when_all_is_finite_then_changes_nothing():

@@ -24,6 +24,7 @@ from ignite_trainer import (
     accuracy,
 )
 from ignite_trainer.handlers.event_files import event_files
+from ignite_trainer.resume import WALL_CLOCK
 from tests.event_records import accumulated, all_steps, hparams, scalars
 from tests.tiny import blobs, mlp, same_state
 
@@ -366,3 +367,29 @@ def test_tensorboard_when_there_are_no_targets_then_shows_the_batch(tmp_path):
     )
     learn.fit(1)
     assert accumulated(tmp_path).Tags()["images"] == ["images/training_batch"]
+
+
+def test_dashboard_when_a_callback_evaluates_then_shows_the_validation_alone(tmp_path):
+    def fit_with(folder, *cbs):
+        torch.manual_seed(0)
+        learner([TensorBoard(folder, every_steps=2), *cbs]).fit(2)
+        return {tag: values for tag, values in scalars(folder).items() if tag not in WALL_CLOCK}
+
+    class Evaluate(Callback):
+        def __init__(self, order):
+            self.order = order
+
+        def after_batch(self, learn):
+            if learn.model.training:
+                learn.evaluate(batches(40, seed=2))
+
+        def after_validate(self, learn):
+            learn.evaluate(batches(40, seed=2))
+
+    looked = fit_with(tmp_path / "looked", Evaluate(59), Evaluate(61))
+    assert looked == fit_with(tmp_path / "plain")
+    pictures_of_both = [
+        [image.encoded_image_string for image in accumulated(tmp_path / name).Images("images/confusion")]
+        for name in ("looked", "plain")
+    ]
+    assert pictures_of_both[0] == pictures_of_both[1]

@@ -11,13 +11,13 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from ..callbacks import Callback
 from ..distributed import barrier, is_main
-from ..files import DamagedFile, read_verified, remove_with_sum, write_whole
+from ..files import DamagedFile, read_verified, remove_with_sum, set_aside, sum_file, write_whole
 from ..loadable import load_plain, refuse_unloadable
 from ..resume import refuse_persistent_workers, snapshot
 from .best import Best, check_monitor
@@ -43,6 +43,7 @@ class Checkpoint(Callback):
         every_seconds: the same in seconds; None: none.
         keep: how many are kept, the newest; None: all.
         monitor: a key of a history row; whenever it is better, ``best.pt`` is saved too.
+        mode: "min" if lower is better, "max" if higher is; "auto" decides by the name.
         background: write in a thread, from a copy of the state in memory.
 
     Raises:
@@ -66,6 +67,7 @@ class Checkpoint(Callback):
         every_seconds: float | None = None,
         keep: int | None = 2,
         monitor: str | None = None,
+        mode: Literal["auto", "min", "max"] = "auto",
         background: bool = False,
     ):
         intervals = {"every_steps": every_steps, "every_epochs": every_epochs, "every_seconds": every_seconds}
@@ -78,7 +80,7 @@ class Checkpoint(Callback):
         self._given_folder = None if folder is None else Path(folder)
         self.every_steps, self.every_epochs, self.every_seconds = every_steps, every_epochs, every_seconds
         self.keep, self.monitor, self.background = keep, monitor, background
-        self.best = None if monitor is None else Best(monitor)
+        self.best = None if monitor is None else Best(monitor, mode=mode)
         self.signals = SignalWatch()
         self.brings = (CrashReport(folder),)
         self._writer: threading.Thread | None = None
@@ -121,10 +123,11 @@ class Checkpoint(Callback):
             check_monitor(self.monitor, learn.monitors)
         if is_main():
             self.folder(learn).mkdir(parents=True, exist_ok=True)
+            set_aside(self._left_over(learn), self.folder(learn))
         if learn.ranks is not None:
             learn.ranks.polls |= {"signal": lambda: bool(self.signals.received), "seconds": self._has_waited}
         if self.best is not None:
-            self.best = Best(self.best.monitor)
+            self.best = Best(self.best.monitor, mode=self.best.mode)
         self._saved_at, self._saved_step, self._due = time.monotonic(), learn.step, False
         self.signals.start()
 
@@ -142,7 +145,10 @@ class Checkpoint(Callback):
     def after_validate(self, learn: Any) -> None:
         """Save at the end of an epoch; the fit's last one waits for ``after_fit``."""
         self._raise_failure()
-        is_best = self.best is not None and self.best.update(learn.history[-1][self.best.monitor])
+        if self.best is not None and learn.outcome != "broken":  # NaN weights can have a good accuracy
+            is_best = self.best.update(learn.history[-1][self.best.monitor])
+        else:
+            is_best = False
         if is_best and _all_are_here(learn):
             self._write(self.folder(learn) / "best.pt", snapshot(learn))
         if learn.ending:
@@ -172,6 +178,16 @@ class Checkpoint(Callback):
         """Go on from a ``state_dict``; a best value of another monitor is left out."""
         if self.best is not None and state["best"] is not None and state["best"]["monitor"] == self.best.monitor:
             self.best.load_state_dict(state["best"])
+
+    def _left_over(self, learn: Any) -> list[Path]:
+        """What lies in the folder and is not of this run: a later resume would go on from it, as its steps are more."""
+        folder, origin = self.folder(learn), learn.resumed_from
+        files = sorted(folder.glob("step-*.pt"))
+        if origin is not None and origin.parent.resolve() == folder.resolve():
+            files = [path for path in files if path.name > origin.name]
+        else:
+            files += folder.glob("best.pt")
+        return [part for path in files for part in (path, sum_file(path)) if part.exists()]
 
     def _has_waited(self) -> bool:
         return self.every_seconds is not None and time.monotonic() - self._saved_at >= self.every_seconds
@@ -289,7 +305,10 @@ def _copied(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
-        return {key: _copied(part) for key, part in value.items()}
+        copied: Any = type(value)((key, _copied(part)) for key, part in value.items())
+        if hasattr(value, "_metadata"):  # a state_dict's versions of its modules
+            copied._metadata = copy.deepcopy(value._metadata)
+        return copied
     if isinstance(value, (list, tuple)):
         return type(value)(_copied(part) for part in value)
     return copy.deepcopy(value)

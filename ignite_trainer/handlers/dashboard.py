@@ -84,14 +84,18 @@ def write_scalars_of_steps(events: EventFile, learn: Any, losses: list[Tensor], 
     """Mean loss and gradient norms since the last call, and the learning rates of now. Waits for the device."""
     scalars = {}
     if losses:
-        scalars["loss/batch"] = torch.stack(losses).mean().item()
+        scalars["loss/batch"] = _stacked(losses).mean().item()
     if norms:
-        stacked = torch.stack(norms)
+        stacked = _stacked(norms)
         scalars["norm/gradient_mean"], scalars["norm/gradient_max"] = stacked.mean().item(), stacked.max().item()
     if scalars:
         for index, group in enumerate(getattr(learn.opt, "param_groups", [])):
             scalars[f"lr/group{index}"] = float(group["lr"])
     events.add_scalars(scalars, learn.step)
+
+
+def _stacked(values: list[Tensor]) -> Tensor:
+    return torch.stack([value.to(values[-1].device) for value in values])  # those of a checkpoint lie on the CPU
 
 
 def write_validation(events: EventFile, record: ValidationRecord, names: list[str] | None, step: int) -> None:

@@ -63,7 +63,7 @@ class EarlyStopping(Callback):
 
     def after_validate(self, learn: Any) -> None:
         """Compare this epoch's value with the best; keep its weights or count it as bad."""
-        if learn.epoch < self.start_epoch:
+        if learn.epoch < self.start_epoch or learn.outcome == "broken":
             return
         if self.best.update(learn.history[-1][self.monitor]):
             self._best_epoch = learn.epoch

@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["EventFile", "event_files", "set_aside", "summaries", "truncate_events"]
+from ..files import set_aside
+
+__all__ = ["EventFile", "event_files", "summaries", "truncate_events"]
 
 SUFFIX = ".ignite_trainer"  # so that files of a user's own SummaryWriter in the same folder are left alone
 
@@ -52,7 +54,7 @@ class EventFile:
         if step:
             self._last = truncate_events(self._folder, step + 1)
         else:
-            set_aside(self._folder)
+            set_aside(event_files(self._folder), self._folder)
         self._file = open(_new_path(self._folder), "xb")  # noqa: SIM115  open as long as the fit
         self._writer = RecordWriter(self._file)
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
@@ -167,17 +169,6 @@ def truncate_events(folder: str | Path, step: int) -> dict[str, int]:
             os.fsync(file.fileno())
         part.replace(path)
     return last
-
-
-def set_aside(folder: str | Path) -> None:
-    """Move the event files of an earlier fit in this folder into ``earlier-1``, ``earlier-2``, …: a run of its own."""
-    files = event_files(folder)
-    if files:
-        number = 1 + len(list(Path(folder).glob("earlier-*")))
-        earlier = Path(folder) / f"earlier-{number}"
-        earlier.mkdir()
-        for path in files:
-            path.replace(earlier / path.name)
 
 
 def _new_path(folder: Path) -> Path:

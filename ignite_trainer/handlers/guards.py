@@ -21,7 +21,8 @@ class NaNGuard(Callback):
 
     Args:
         action: "stop": end the fit in order; "raise": FloatingPointError; "skip": leave out each batch whose loss or
-            gradients are not finite, before the step (this looks at every batch).
+            gradients are not finite, before the step (this looks at every batch); with "fp16" gradients are left to
+            the scaler.
         every_steps: batches between two looks, for "stop" and "raise".
 
     Raises:
@@ -76,8 +77,10 @@ class NaNGuard(Callback):
         learn.stop(f"NaN guard: {text}", outcome="broken")
 
     def _skip(self, learn: Any) -> None:
-        grads = [learn.loss.detach(), *(p.grad for p in learn.model.parameters() if p.grad is not None)]
-        if not torch.stack([grad.isfinite().all() for grad in grads]).all():  # waits for the device
+        parts = [learn.loss.detach()]
+        if learn.scaler is None:  # which leaves out such gradients itself, and has to see them to find its scale
+            parts += [parameter.grad for parameter in learn.model.parameters() if parameter.grad is not None]
+        if not torch.stack([part.isfinite().all() for part in parts]).all():  # waits for the device
             self.skipped += 1
             learn.opt.zero_grad()
             raise CancelBatchException

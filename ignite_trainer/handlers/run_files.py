@@ -7,7 +7,7 @@ import io
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..callbacks import Callback
 from ..distributed import is_main
@@ -33,6 +33,7 @@ class RunFiles(Callback):
     Args:
         folder: of the run; None: ``learn.folder``.
         monitor: a key of a history row that says which weights are best; where a fit has none such, the last are kept.
+        mode: "min" if lower is better, "max" if higher is; "auto" decides by the name.
         job: the options of the command line that made this run; None: no such section.
 
     >>> RunFiles(monitor="valid_accuracy").best.mode
@@ -41,8 +42,15 @@ class RunFiles(Callback):
 
     order = 65
 
-    def __init__(self, folder: str | Path | None = None, monitor: str = "valid_loss", *, job: Any = None):
-        self.folder, self.best, self.job = folder, Best(monitor), job
+    def __init__(
+        self,
+        folder: str | Path | None = None,
+        monitor: str = "valid_loss",
+        *,
+        mode: Literal["auto", "min", "max"] = "auto",
+        job: Any = None,
+    ):
+        self.folder, self.best, self.job = folder, Best(monitor, mode=mode), job
         self._fresh = self.best.state_dict()
 
     def before_fit(self, learn: Any) -> None:
@@ -67,6 +75,8 @@ class RunFiles(Callback):
         table.writerows(learn.history)
         self._write("history.csv", lambda path: path.write_text(text.getvalue(), encoding="utf-8"))
         row = learn.history[-1]
+        if learn.outcome == "broken":  # NaN weights can have a good accuracy
+            return
         if self.best.monitor not in row:
             self._write_weights(learn, {"weights": "last"})
         elif self.best.update(row[self.best.monitor]) or self.best.best is None:  # None: all were NaN so far

@@ -98,7 +98,7 @@ class TensorBoard(Callback):
             self._began = self._ended = time.perf_counter()
             self._n_samples = 0
             self._parameters = list(learn.model.parameters())
-        elif self.events is not None:
+        elif self.events is not None and learn.validating:  # not where a callback evaluates
             self.validation = ValidationRecord(learn.loss_func, images=self.images, pr_curves=self.pr_curves)
 
     def after_step(self, learn: Any) -> None:
@@ -113,7 +113,7 @@ class TensorBoard(Callback):
         if self.events is None:
             return
         if not learn.model.training:
-            if self.validation is not None:
+            if self.validation is not None and learn.validating:
                 self.validation.update(learn.batch[0], learn.preds, learn.batch[1])
             return
         if isinstance(learn.loss, Tensor):
@@ -127,7 +127,7 @@ class TensorBoard(Callback):
 
     def after_epoch(self, learn: Any) -> None:
         """Add up what the validation gave, over all ranks."""
-        if self.validation is None or learn.model.training:
+        if self.validation is None or not learn.validating:
             return
         if learn.ranks is None:
             self.validation.finish()
