@@ -4,11 +4,42 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from torch import nn
 
-__all__ = ["check_parts", "takes"]
+__all__ = ["Fixed", "check_parts", "takes"]
+
+T = TypeVar("T")
+
+
+class Fixed(Generic[T]):
+    """An attribute that is given when its object is made, and cannot be changed afterwards.
+
+    >>> class Box:
+    ...     size = Fixed[int]()
+    ...     def __init__(self, size): self.size = size
+    >>> Box(3).size
+    3
+    >>> Box(3).size = 4
+    Traceback (most recent call last):
+    AttributeError: size is given when a Box is made, and has no effect later: make a new one with size=...
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: Any, owner: Any = None) -> T:
+        value: T = vars(instance)[self._name]
+        return value
+
+    def __set__(self, instance: Any, value: T) -> None:
+        if self._name in vars(instance):
+            raise AttributeError(
+                f"{self._name} is given when a {type(instance).__name__} is made, and has no effect later: make a new "
+                f"one with {self._name}=..."
+            )
+        vars(instance)[self._name] = value
 
 
 def check_parts(model: Any, loss_func: Any, opt_func: Any, cbs: Any, *, call: str) -> None:

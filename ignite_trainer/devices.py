@@ -28,4 +28,6 @@ def pick_device(device: Any = None) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, TypeError) as error:
-        raise ValueError(f"device is one that torch has here, such as 'cpu' or 'cuda'; got {device!r}") from error
+        here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+        known = " or ".join(repr(name) for name, there in here.items() if there)
+        raise ValueError(f"device is one that torch has here, such as {known}; got {device!r}") from error

@@ -298,7 +298,8 @@ class CancellableEngine(Engine):
             return
         error.raised_by = who  # type: ignore[attr-defined]
         batch = self.place + ahead
-        text = f"raised by {who}: {self.phase}, epoch {self.loop.epoch}" + (f", batch {batch}" if batch >= 0 else "")
+        place = f"epoch {self.loop.epoch}" + (f", batch {batch}" if batch >= 0 else "")
+        text = f"raised by {who}: {self.phase}, {place} (from 0)"
         if hasattr(error, "add_note"):  # Python 3.11
             error.add_note(text)
 
@@ -307,6 +308,9 @@ class CancellableEngine(Engine):
     def cancel(self, request: CancelException, scope: int) -> None:
         """Skip what was asked for by ``request``, raised at an event of ``scope``; re-raise it where none catches."""
         if not scope <= request.scope <= self.widest:
+            if hasattr(request, "add_note"):  # Python 3.11
+                what = request.scope.name.lower()
+                request.add_note(f"{type(request).__name__} leaves a {what}; it was raised where none is running")
             raise request
         self.cancelled, self._request = request.scope, request
         if self.ranks is not None and self.running and request.scope > Scope.BATCH:

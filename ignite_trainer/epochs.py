@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from .events import CancelException, Scope
 
-__all__ = ["Epochs", "check_loader", "is_function", "loader_length", "pair_of_loaders"]
+__all__ = ["Epochs", "batches_of", "check_loader", "is_function", "loader_length", "pair_of_loaders"]
 
 _END = object()
 
@@ -25,9 +25,7 @@ class Epochs:
 
     def __init__(self, engine: Any, loader: Any, *, whole: bool):
         self.engine, self.loader, self.whole = engine, loader, whole  # whole: an epoch is the loader from end to end
-        self.begin: Callable[[], Iterator[Any]] = functools.partial(iter, loader)
-        if is_function(loader):
-            self.begin = lambda: iter(loader())
+        self.begin: Callable[[], Iterator[Any]] = functools.partial(batches_of, loader)
         self.batches: Iterator[Any] | None = None
 
     def __len__(self) -> int:
@@ -83,6 +81,11 @@ class Epochs:
             raise ValueError(
                 f"a loader gives at least one batch an epoch; the {engine.phase} loader gave none{way_out}"
             )
+
+
+def batches_of(loader: Any) -> Iterator[Any]:
+    """An epoch of a loader: of itself, or, where it is a function, of what that returns."""
+    return iter(loader() if is_function(loader) else loader)
 
 
 def is_function(loader: Any) -> bool:

@@ -12,7 +12,7 @@ from torch import nn
 from .engines import CancellableEngine, always
 from .gradients import check_gradient_options, window_for
 from .loss_size import loss_size_of
-from .steps import EvalStep, Loop, Step, TrainStep, autocast_for, preparation
+from .steps import EvalStep, Loop, Prepare, Step, TrainStep, autocast_for, preparation
 
 __all__ = ["create_evaluator", "create_trainer"]
 
@@ -51,9 +51,9 @@ def create_trainer(
     6
     """
     check_gradient_options(accumulate, clip_norm)
-    place = torch.device(device or "cpu")
+    place = _device_of(model, device)
     window = window_for(place, loss_size_of(loss_fn), precision=precision, accumulate=accumulate, clip_norm=clip_norm)
-    step = TrainStep(preparation(place, prepare_batch), autocast_for(precision, place), window)
+    step = TrainStep(_preparation(device, prepare_batch), autocast_for(precision, place), window)
     return _create_engine(Loop(model, loss_fn, optimizer), step, device, training=True)
 
 
@@ -80,9 +80,19 @@ def create_evaluator(
     >>> evaluator.run([(torch.zeros(4, 1), torch.ones(4, 1))]).metrics["mse"]
     1.0
     """
-    place = torch.device(device or "cpu")
-    step = EvalStep(preparation(place, prepare_batch), autocast_for(precision, place))
+    step = EvalStep(_preparation(device, prepare_batch), autocast_for(precision, _device_of(model, device)))
     return _create_engine(Loop(model, loss_fn), step, device, training=False)
+
+
+def _device_of(model: nn.Module, device: Any) -> torch.device:
+    """Where the model computes: on the device that is asked for, else where it lies."""
+    if device is not None:
+        return torch.device(device)
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def _preparation(device: Any, prepare_batch: Callable[[Any], Any] | None) -> Prepare:
+    return preparation(torch.device(device or "cpu"), prepare_batch)  # for the CPU nothing is moved
 
 
 def _create_engine(loop: Loop, step: Step, device: Any, *, training: bool) -> CancellableEngine:

@@ -95,6 +95,8 @@ def read_verified(path: Path) -> bytes:
     Raises:
         DamagedFile: it is not that content, or cannot be read, or has no sum.
     """
+    if path.exists() and not sum_file(path).exists():
+        raise DamagedFile(f"{path} has no sum beside it, {sum_file(path).name}: copy both, or take one that has it")
     try:
         content, sums = path.read_bytes(), sum_file(path).read_text().split()
     except (OSError, UnicodeDecodeError) as error:

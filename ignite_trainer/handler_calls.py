@@ -25,8 +25,9 @@ class always:  # noqa: N801  reads as a word: add_event_handler(event, always(ha
     A cancelled batch still fires its events. A cancelled epoch or fit is left: its EPOCH_COMPLETED and its COMPLETED
     are fired for nobody.
 
+    >>> from torch import nn
     >>> from ignite_trainer import create_evaluator
-    >>> evaluator = create_evaluator(lambda x: x, lambda preds, y: y)
+    >>> evaluator = create_evaluator(nn.Identity(), nn.MSELoss())
     >>> handle = evaluator.add_event_handler(Events.EPOCH_COMPLETED, always(print), "the epoch is over")
     """
 

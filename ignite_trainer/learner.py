@@ -10,19 +10,21 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from datetime import datetime
 from numbers import Integral
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
 from ignite.engine import Events
+from ignite.metrics import Metric
 from torch import Tensor, nn, optim
 
-from .arguments import check_parts
+from .arguments import Fixed, check_parts
 from .callbacks import Dispatcher, in_order, run_cbs
 from .data import OrderedLoader
 from .devices import pick_device
 from .distributed import initialize, world_size
 from .engines import CancellableEngine, always
-from .epochs import check_loader, is_function, pair_of_loaders
+from .epochs import batches_of, check_loader, pair_of_loaders
 from .events import Scope, TrainEvents
 from .export import export_model, load_weights, save_weights
 from .first_batch import FirstBatchChecks
@@ -31,7 +33,7 @@ from .learner_metrics import attach_metrics, metrics_from
 from .loss_size import LossSize, loss_size_of
 from .metrics import Loss
 from .modes import modes_kept
-from .optim import OptimizerOptions, check_step, warn_of_untrained
+from .optim import OptimizerOptions, check_step, check_tensors, warn_of_untrained
 from .ranks import Ranks
 from .resume import Resumption, streams_kept
 from .steps import EvalStep, Step, TrainStep, autocast_for, on_device, own_step, preparation
@@ -53,10 +55,10 @@ class Learner:
         model: moved to ``device`` at once.
         dls: ``DataLoaders(train, valid)``, a pair, or an object with ``train`` and ``valid``; ``valid`` may be None.
             A loader is an iterable of batches ``(x, y)``, or a function that returns one for each epoch.
-        loss_func: (preds, y) → a 0-d tensor. How many samples its mean stands for is found out here, once; see
-            ``loss_size``.
+        loss_func: (preds, y) → a 0-d tensor, its mean over the batch; see ``loss_size``. A module's tensors, such as
+            class weights, are moved to ``device``.
         lr: learning rate, given to ``opt_func``.
-        cbs: callbacks; may be changed between fits.
+        cbs: callbacks.
         opt_func: (parameters, lr) → an optimizer, anything with ``step`` and ``zero_grad``; made anew at every fit.
         optimizer: an optimizer over the model's parameters, kept over fits, instead of ``lr`` and ``opt_func``.
         param_groups: groups for ``opt_func`` instead of the model's parameters: a list of dicts, or a function model →
@@ -73,6 +75,9 @@ class Learner:
         loss_size: (preds, y) → how many samples a batch's loss stands for; None: known for cross-entropy and NLL, else
             the first dimension of y.
         folder: where handlers write; None: ``runs/YYYYmmdd-HHMMSS``, if one does.
+
+    Between fits ``model``, ``dls``, ``loss_func``, ``lr``, ``cbs`` and ``opt_func`` may be assigned, and the next fit
+    goes by them. The other arguments are for good: to assign ``metrics``, say, is an error.
 
     Attributes:
         epoch, iter: of the batch that is running, from 0; ``step`` counts optimizer steps of this fit.
@@ -103,6 +108,13 @@ class Learner:
     (['loss'], 6, 2)
     """
 
+    metrics = Fixed[Mapping[str, Metric]]()
+    precision = Fixed[str]()
+    accumulate = Fixed[int]()
+    clip_norm = Fixed["float | None"]()
+    compile = Fixed[bool]()
+    prepare_batch = Fixed[Any]()
+
     def __init__(
         self,
         model: nn.Module,
@@ -130,19 +142,20 @@ class Learner:
         check_gradient_options(accumulate, clip_norm)
         initialize(device)
         self.ranks = Ranks(self) if world_size() > 1 else None
-        self.device = pick_device(device)
-        self.model = model.to(self.device)
-        self.dls, (self.train_dl, self.valid_dl) = dls, pair_of_loaders(dls)
+        self.device, self.device_given = pick_device(device), device is not None
+        self.precision, self.accumulate, self.clip_norm, self.compile = precision, accumulate, clip_norm, compile
+        self.prepare_batch = prepare_batch
+        self.model, self.dls = model, dls
         self.loss_func, self.cbs, self.opt_func = loss_func, list(cbs), opt_func
-        self.optimizer_options = OptimizerOptions(model, optimizer, lr, param_groups)
+        if isinstance(loss_func, nn.Module):
+            loss_func.to(self.device)  # class weights
+        self.optimizer_options = OptimizerOptions(optimizer, lr, param_groups)
         self.lr = self.optimizer_options.lr
+        check_tensors(optimizer, model)
         if step is None:
             warn_of_untrained(model, loss_func)
-        self.accumulate, self.precision = accumulate, precision
-        self._compiled = torch.compile(model) if compile else None
-        self.forward = self._called
         self._folder, self.folder_given = None if folder is None else Path(folder), folder is not None
-        self.metrics = metrics_from(metrics)
+        self.metrics = MappingProxyType(metrics_from(metrics))
 
         self.opt: Any = optimizer
         self.preds: Any = None
@@ -154,6 +167,7 @@ class Learner:
         self.epoch_began = 0.0
         self.in_fit = False
 
+        self._sizes_losses, self._sized = loss_size is None, loss_func
         size = loss_size or loss_size_of(loss_func)
         prepare = preparation(self.device, prepare_batch)
         autocast = autocast_for(precision, self.device)
@@ -171,7 +185,7 @@ class Learner:
     def _attach_handlers(self, size: LossSize) -> None:
         """What runs at each event before anybody else's: bookkeeping, sums and metrics, callbacks, validation."""
         trainer, evaluator = self.trainer, self.evaluator
-        self.train_loss = Loss(size)
+        self.train_loss, self._valid_loss = Loss(size), Loss(size)
         self._first_batches = FirstBatchChecks(self, self._eval_step.autocast)
         self._dispatch = Dispatcher(self, self._first_batches.points)
         self._first_batches.once_checked = self._dispatch.listen
@@ -179,19 +193,40 @@ class Learner:
         self._resumption = Resumption(self)
         for engine in (trainer, evaluator):
             engine.widest = Scope.EPOCH  # until a fit runs
+            engine.add_event_handler(Events.STARTED, always(self._begin_run))
             engine.add_event_handler(Events.EPOCH_STARTED, always(self._begin_epoch))
             engine.add_event_handler(TrainEvents.LOSS_COMPUTED, always(self._first_batches.check_loss))
         if self.ranks is not None:
             evaluator.add_event_handler(Events.EPOCH_COMPLETED, always(self.ranks.end_evaluation))
         several_ranks = self.ranks is not None
         attach_metrics(trainer, {"loss": self.train_loss}, several_ranks=several_ranks)
-        attach_metrics(evaluator, {"loss": Loss(size), **self.metrics}, several_ranks=several_ranks)
+        attach_metrics(evaluator, {"loss": self._valid_loss, **self.metrics}, several_ranks=several_ranks)
         trainer.attach_points(self._dispatch)
         trainer.add_event_handler(Events.STARTED, always(self._resumption.put_back))
         evaluator.attach_points(self._dispatch)
         for engine in (trainer, evaluator):  # of what callbacks have left, as the loss will see it
             engine.add_event_handler(TrainEvents.PREDICTED, always(self._first_batches.check_predictions))
         self._validation.attach(trainer)
+
+    @property
+    def model(self) -> nn.Module:
+        """The model, on the learner's device; another one that is assigned is moved there."""
+        return self._model
+
+    @model.setter
+    def model(self, model: nn.Module) -> None:
+        self._model = model.to(self.device)
+        self._compiled = torch.compile(model) if self.compile else None
+        self.forward = self._called
+
+    @property
+    def dls(self) -> Any:
+        """The pair of loaders as it was given; ``train_dl`` and ``valid_dl`` are its parts."""
+        return self._dls
+
+    @dls.setter
+    def dls(self, dls: Any) -> None:
+        self._dls, (self.train_dl, self.valid_dl) = dls, pair_of_loaders(dls)
 
     # ---- what users call -----------------------------------------------------------------------------------------
 
@@ -246,10 +281,7 @@ class Learner:
         Raises:
             ValueError: there is no such loader, or it is empty.
         """
-        if dl is None:
-            dl = self.valid_dl
-        if dl is None:
-            raise ValueError("evaluate needs a loader; this Learner has no validation loader: give one")
+        dl = self._loader_to_evaluate(dl)
         self._first_batches.expect(self.evaluator)
         self._share_model()
         with modes_kept(self.model):
@@ -259,7 +291,7 @@ class Learner:
         """The model's outputs for a loader, (N, …) on the CPU, in the loader's order.
 
         Args:
-            dl: batches ``(x, y)``, of which y is not used, or of x alone.
+            dl: batches ``(x, y)``, of which y is not used, or of x alone, ``x`` or ``(x,)``.
 
         Raises:
             TypeError: a dataset or a tensor, which gives samples; a model that gives something else than a tensor.
@@ -271,8 +303,10 @@ class Learner:
         first = dl.order.batch if isinstance(dl, OrderedLoader) else 0
         with self._share_of(dl, training=False), modes_kept(self.model), torch.no_grad():
             self.model.eval()
-            for batch in dl:
-                x = on_device(batch, self.device) if isinstance(batch, Tensor) else step.prepare(batch)[0]
+            for batch in batches_of(dl):
+                alone = self.prepare_batch is None and isinstance(batch, (tuple, list)) and len(batch) == 1
+                x = batch[0] if alone else batch  # as a TensorDataset of x alone gives it
+                x = on_device(x, self.device) if isinstance(x, Tensor) else step.prepare(x)[0]
                 with step.autocast:
                     output = self.forward(x)
                 if not isinstance(output, Tensor) or not output.ndim:
@@ -289,14 +323,15 @@ class Learner:
         """One epoch of one phase, outside a fit: its points from before_epoch to after_epoch, no validation.
 
         A ``CancelFitException`` escapes. The optimizer of the last fit is used, or made.
+
+        Raises:
+            ValueError: there is no validation loader.
         """
-        if self.opt is None:
-            self.opt = self._make_optimizer()
         if train:
             with self._share_of(self.train_dl, training=True):
                 self._run(self.trainer, self.train_dl, 1)
         else:
-            self.run_evaluator(self.valid_dl)
+            self.run_evaluator(self._loader_to_evaluate(None))
 
     def one_batch(self) -> None:
         """The step on ``learn.batch``, in the phase of ``learn.model.training``; cancels escape."""
@@ -414,7 +449,7 @@ class Learner:
         return ["epoch", "step", "train_loss", *valid, "lr", "seconds"]
 
     def _make_optimizer(self) -> Any:
-        optimizer = self.optimizer_options.make(self.opt_func, self.lr)
+        optimizer = self.optimizer_options.make(self.model, self.opt_func, self.lr)
         if isinstance(self.trainer.step, TrainStep):
             check_step(optimizer)
         return optimizer
@@ -427,10 +462,15 @@ class Learner:
     def _called(self) -> Callable[[Any], Any]:
         return self.model if self._compiled is None else self._compiled  # the compiled one's truth is its length
 
+    def _loader_to_evaluate(self, dl: Any) -> Any:
+        if dl is None and self.valid_dl is None:
+            raise ValueError("evaluate needs a loader; this Learner has no validation loader: give one")
+        return self.valid_dl if dl is None else dl
+
     def _first_input(self) -> Any:
         loader = self.valid_dl if self.validates else self.train_dl
         with streams_kept(loader):
-            return self._eval_step.prepare(next(iter(loader() if is_function(loader) else loader)))[0]
+            return self._eval_step.prepare(next(batches_of(loader)))[0]
 
     def _share_of(self, dl: Any, *, training: bool) -> AbstractContextManager[None]:
         return nullcontext() if self.ranks is None else self.ranks.share_of(dl, training=training)
@@ -473,9 +513,6 @@ class Learner:
 
     def _run(self, engine: CancellableEngine, dl: Any, n_epochs: int, done: tuple[int, int] = (0, 0)) -> None:
         """Run an engine; ``done``: the epochs and iterations that a resumed fit has behind it."""
-        self.forward = self._called
-        if not self.in_fit:
-            self._dispatch.gather()
         before = self.engine, self.dl
         batch = self.preds, self.loss
         self.engine, self.dl = engine, dl
@@ -499,6 +536,23 @@ class Learner:
                 self.engine, self.dl = before
                 if not self.validating:  # a callback's own evaluation, perhaps within a batch
                     self.preds, self.loss = batch
+
+    def _begin_run(self, engine: CancellableEngine) -> None:
+        """Also where a user calls the engine's own ``run``."""
+        self.engine, self.forward = engine, self._called
+        if self._sizes_losses and self.loss_func is not self._sized:
+            self._size_losses()
+        if not self.in_fit:
+            self._dispatch.gather()
+            if engine.training and self.opt is None:
+                self.opt = self._make_optimizer()
+
+    def _size_losses(self) -> None:
+        """Find out what the mean of another loss stands for."""
+        self._sized, size = self.loss_func, loss_size_of(self.loss_func)
+        self.train_loss.size = self._valid_loss.size = size
+        if self._window is not None:
+            self._window.size = size
 
     def _begin_epoch(self, engine: CancellableEngine) -> None:
         engine.state.metrics.clear()

@@ -52,9 +52,9 @@ def loss_size_of(loss_func: Any) -> LossSize:
             return n - y.tolist().count(ignore)
         if y.dtype.is_floating_point:  # class probabilities: the loss divides by the number of distributions
             return n // y.shape[1] if y.ndim > 1 else 1
-        if weight is not None:
-            kept = y[y != ignore]
-            return weight.to(kept.device)[kept.long()].sum()
+        if weight is not None:  # without a choice of rows, for which a device would be waited for
+            known = y != ignore
+            return (weight.to(y.device)[torch.where(known, y, 0).long()] * known).sum()
         if ignore < 0 and n and y.is_cpu and y.min().item() >= 0:  # 1 µs; on a device it would wait
             return n
         return (y != ignore).sum()

@@ -80,6 +80,22 @@ def check_step(optimizer: Any) -> None:
         )
 
 
+def check_tensors(optimizer: Any, model: nn.Module) -> None:
+    """Refuse an optimizer that moves other tensors than the model's.
+
+    Raises:
+        ValueError: it does.
+    """
+    ours = {id(parameter) for parameter in model.parameters()}
+    groups = getattr(optimizer, "param_groups", [])
+    foreign = sum(id(parameter) not in ours for group in groups for parameter in group["params"])
+    if foreign:
+        raise ValueError(
+            f"optimizer moves the model's parameters; {foreign} of its tensors are not among those of "
+            f"{type(model).__name__}: make it from model.parameters()"
+        )
+
+
 def warn_of_untrained(model: nn.Module, loss_func: Any) -> None:
     """Parameters of a loss are trained, moved, saved and clipped where they are the model's, and else not.
 
@@ -101,17 +117,16 @@ class OptimizerOptions:
     """How a fit gets its optimizer: an instance that is kept, or one made anew of parameters and rate.
 
     Args:
-        model: whose parameters are moved.
         optimizer: an instance; None: one is made.
         lr: learning rate for the one that is made; None: its groups have their own.
         param_groups: a list of groups, or a function from the model to one; None: all parameters.
 
     Raises:
         TypeError: a class or something without ``step`` as the optimizer, something else than a number as the rate.
-        ValueError: neither an instance nor a rate, or both; or an instance over tensors that are not the model's.
+        ValueError: neither an instance nor a rate, or both.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Any, lr: float | None, param_groups: Any):
+    def __init__(self, optimizer: Any, lr: float | None, param_groups: Any):
         if isinstance(optimizer, type):
             raise TypeError(
                 f"optimizer is an instance; got the class {optimizer.__name__}: give it as opt_func, with lr"
@@ -132,26 +147,24 @@ class OptimizerOptions:
             lr = lr.item()  # NumPy's: configurations and checkpoints are plain data
         if isinstance(param_groups, Iterator):
             param_groups = list(param_groups)  # each fit reads them
-        self.model, self.optimizer, self.lr, self.param_groups = model, optimizer, lr, param_groups
-        ours = {id(parameter) for parameter in model.parameters()}
-        groups = getattr(optimizer, "param_groups", [])
-        foreign = sum(id(parameter) not in ours for group in groups for parameter in group["params"])
-        if foreign:
-            raise ValueError(
-                f"optimizer moves the model's parameters; {foreign} of its tensors are not among those of "
-                f"{type(model).__name__}: make it from model.parameters()"
-            )
+        self.optimizer, self.lr, self.param_groups = optimizer, lr, param_groups
 
-    def make(self, opt_func: Callable[..., Any], lr: Any) -> Any:
-        """The optimizer of a fit: the instance, or ``opt_func(parameters, lr)``; a tensor as the rate is copied."""
-        if self.optimizer is not None:
-            return self.optimizer
-        groups = self.model.parameters() if self.param_groups is None else self.param_groups
-        if callable(groups):
-            groups = groups(self.model)
-        if lr is None:
-            return opt_func(groups)
-        return opt_func(groups, lr.clone() if isinstance(lr, Tensor) else lr)
+    def make(self, model: nn.Module, opt_func: Callable[..., Any], lr: Any) -> Any:
+        """The optimizer of a fit: the instance, or ``opt_func(parameters, lr)``; a tensor as the rate is copied.
+
+        Raises:
+            ValueError: it is over tensors that are not the model's.
+        """
+        if self.optimizer is None:
+            groups = model.parameters() if self.param_groups is None else self.param_groups
+            if callable(groups):
+                groups = groups(model)
+            rate = () if lr is None else (lr.clone() if isinstance(lr, Tensor) else lr,)
+            optimizer = opt_func(groups, *rate)
+        else:
+            optimizer = self.optimizer
+        check_tensors(optimizer, model)
+        return optimizer
 
 
 def _holds(key: str, names: list[str]) -> bool:

@@ -146,7 +146,7 @@ class Ranks:
                 if theirs.get(name) != everybodys[0].get(name):
                     raise ValueError(
                         f"all ranks run the same job; rank {number} has {name} {theirs.get(name)}, rank 0 "
-                        f"{everybodys[0].get(name)}"
+                        f"{everybodys[0].get(name)}: start them with the same arguments and data"
                     )
         if learn.validates:
             self.share_of(learn.valid_dl, training=False)  # refused now, not after an epoch

@@ -185,7 +185,10 @@ class MidEpoch:
             batches = epochs.begin()
             for i in range(done):
                 if next(batches, epochs) is epochs:
-                    raise ValueError(f"{done} batches of this epoch were done; the training loader now gives {i}")
+                    raise ValueError(
+                        f"a resumed epoch goes on behind the {done} batches that were done; the training loader now "
+                        f"gives {i}: the same data and batch_size are needed to resume"
+                    )
         self.learn.trainer.place = done - 1
         self.learn.epoch_start = self.state["epoch_start"]
         restore(self.learn, self.state)

@@ -17,6 +17,7 @@ __all__ = [
     "EvalStep",
     "Loop",
     "LoopLike",
+    "Prepare",
     "Step",
     "TrainStep",
     "as_pair",
@@ -188,16 +189,25 @@ def own_step(step: Step, prepare: Prepare, *unused: Any) -> Step:
         return step
 
     def prepared_and_counted(learn: Any) -> Any:
-        learn.batch = prepare(learn.batch)
+        learn.batch, learn.loss = prepare(learn.batch), None
         output = step(learn)
+        if not isinstance(learn.loss, Tensor):
+            raise TypeError(
+                f"a step of one's own leaves learn.preds and learn.loss, a 0-d tensor; got {learn.loss!r} as the loss: "
+                "assign learn.loss = ..."
+            )
         learn.step += 1
         return output
 
     return prepared_and_counted
 
 
-def as_pair(batch: Any) -> tuple[Any, Any]:
+def as_pair(batch: Any, giver: str = "the loader") -> tuple[Any, Any]:
     """A batch as it is, if it is a pair.
+
+    Args:
+        batch: what came.
+        giver: who gave it, for the message.
 
     Raises:
         TypeError: it is something else.
@@ -205,7 +215,7 @@ def as_pair(batch: Any) -> tuple[Any, Any]:
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
         return batch  # type: ignore[return-value]
     what = f"a {type(batch).__name__}" + (f" of {len(batch)}" if isinstance(batch, (tuple, list, dict)) else "")
-    raise TypeError(f"a batch is a pair (x, y); the loader gave {what}: pass prepare_batch=..., which makes the pair")
+    raise TypeError(f"a batch is a pair (x, y); {giver} gave {what}: pass prepare_batch=..., which makes the pair")
 
 
 def on_device(batch: Any, device: torch.device) -> Any:
@@ -223,7 +233,13 @@ def on_device(batch: Any, device: torch.device) -> Any:
 
 def preparation(device: torch.device, prepare_batch: Callable[[Any], Any] | None) -> Prepare:
     """What makes ``(x, y)`` on the device from a batch of the loader; on the CPU nothing is moved."""
-    pair = as_pair if prepare_batch is None else lambda batch: as_pair(prepare_batch(batch))
+    pair: Prepare = as_pair
+    if prepare_batch is not None:
+        prepare = prepare_batch
+
+        def pair(batch: Any) -> tuple[Any, Any]:
+            return as_pair(prepare(batch), "prepare_batch")
+
     if device.type == "cpu":
         return pair
     return lambda batch: on_device(pair(batch), device)

@@ -18,7 +18,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils.data import DataLoader
 
 from .callbacks import Callback
-from .epochs import is_function
+from .epochs import batches_of
 from .learner import Learner
 from .resume import streams_kept
 from .steps import TrainStep
@@ -136,8 +136,7 @@ def first_batch(loader: Any) -> Any:
     Raises:
         ValueError: it gives nothing.
     """
-    loader = rereadable(loader)
-    for batch in loader() if is_function(loader) else loader:
+    for batch in batches_of(rereadable(loader)):
         return batch
     raise ValueError("a loader gives at least one batch an epoch; the training loader gave none")
 

@@ -167,3 +167,10 @@ def test_load_state_dict_of_another_monitor_or_mode_is_refused(other):
     ):
         best.load_state_dict(other.state_dict())
     assert (best.best, best.bad) == (0.5, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [("valid_wer", "min"), ("valid_NLL", "min"), ("valid_answer", "max"), ("valid_certainty", "max")]
+)
+def test_mode_when_a_words_meaning_is_plain_then_goes_by_it(name, mode):
+    assert mode_for(name) == mode

@@ -299,5 +299,7 @@ def test_checkpoint_when_written_in_the_background_then_modules_keep_their_versi
     for background in (False, True):
         model = nn.Sequential(nn.Linear(6, 3), nn.BatchNorm1d(3))
         learner(tmp_path / str(background), checkpoint={"background": background}, model=model).fit(1)
-    states = [load_checkpoint(tmp_path / str(background) / "checkpoints" / "step-00000005.pt") for background in (False, True)]
+    states = [
+        load_checkpoint(tmp_path / str(background) / "checkpoints" / "step-00000005.pt") for background in (False, True)
+    ]
     assert [state["model"]._metadata["1"] for state in states] == [{"version": 2}] * 2

@@ -144,7 +144,7 @@ def test_report_of_a_stop_by_nan_guard_then_replay_says_the_loss_is_not_finite(t
     assert report["error"] == {"type": "", "text": learn.stop_reason, "raised_by": ""}
     assert main(["replay", str(tmp_path / "crash.pt"), "tests.crash_jobs:not_finite"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("NaN guard: the loss became nan in epoch 1, batch 2")
+    assert lines[0].startswith("NaN guard: the loss became nan in epoch 1, batch 2 (from 0)")
     assert lines[1] == "noticed: training, epoch 1, batch 2, after its step"
     assert lines[-2].endswith("is not finite already: NaNGuard(every_steps=1) notices it sooner")
     assert lines[-1] == "again: the loss is nan"

@@ -133,14 +133,15 @@ def test_nan_guard_when_it_stops_then_names_epoch_batch_and_parameter():
     learn = learner([Poison(epoch=1), NaNGuard(every_steps=2)])
     learn.fit(3)
     assert learn.stop_reason == (
-        "NaN guard: the loss became nan in epoch 1, batch 3; the first parameter that is not finite is 0.weight"
+        "NaN guard: the loss became nan in epoch 1, batch 3 (from 0); "
+        "the first parameter that is not finite is 0.weight"
     )
     assert len(learn.history) == 1
 
 
 def test_nan_guard_when_it_raises_then_names_the_first_bad_batch_of_those_gathered():
     with pytest.raises(
-        FloatingPointError, match=r"the loss became nan in epoch 0, batch 1; the first parameter .* 0.weight"
+        FloatingPointError, match=r"the loss became nan in epoch 0, batch 1 \(from 0\); the first parameter .* 0.weight"
     ):
         learner([Poison(batch=1), NaNGuard("raise", every_steps=100)]).fit(1)
 

@@ -16,11 +16,13 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from ignite_trainer import (
     Accuracy,
     Callback,
+    CancelBatchException,
     CancelFitException,
     Checkpoint,
     EarlyStopping,
     Learner,
     Schedule,
+    TensorLoader,
     accuracy,
     create_evaluator,
     fit,
@@ -223,6 +225,76 @@ def test_fit_when_cancelled_before_a_validation_then_its_results_are_nan():
         cbs=[AtOnce()],
     )
     assert all(map(math.isnan, results))
+
+
+def test_model_and_loaders_when_assigned_between_fits_then_the_next_fit_trains_with_them():
+    torch.manual_seed(0)
+    learn = learner(valid=batches(20, seed=1))
+    learn.fit(1)
+    torch.manual_seed(1)
+    learn.model = other = mlp()
+    learn.dls = batches(20, seed=2), None
+    learn.fit(1)
+    torch.manual_seed(1)
+    reference = learner(train=batches(20, seed=2))
+    reference.fit(1)
+    assert learn.step == 2
+    assert same_state(other.state_dict(), reference.model.state_dict())
+
+
+def test_loss_when_assigned_between_fits_then_weighs_batches_by_its_own_rule():
+    x, y = blobs(40)
+    valid = list(zip(x.split(10), y.split(10), strict=True))
+    learn = learner(valid=valid)
+    learn.evaluate()
+    learn.loss_func = nn.CrossEntropyLoss(ignore_index=0)
+    truth = nn.functional.cross_entropy(learn.model(x), y, ignore_index=0).item()
+    assert learn.evaluate()["loss"] == pytest.approx(truth, abs=1e-6)  # means of parts, in float32
+
+
+@pytest.mark.parametrize("name", ["metrics", "accumulate", "clip_norm", "precision", "compile", "prepare_batch"])
+def test_argument_when_assigned_later_without_an_effect_then_is_refused(name):
+    with pytest.raises(
+        AttributeError, match=f"^{name} is given when a Learner is made, .* with {name}="
+    ):
+        setattr(learner(), name, None)
+
+
+def test_engine_of_a_learner_when_run_by_itself_before_any_fit_then_trains_and_evaluates():
+    learn = learner(valid=batches(20, seed=1), cbs=[phases := Phases()])
+    learn.trainer.run(batches(), max_epochs=2)
+    assert len(phases.seen) == learn.step == 8
+    state = learn.evaluator.run(batches(20, seed=1))
+    assert state.metrics == learn.evaluate()
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        lambda x, y: DataLoader(TensorDataset(x), 8),
+        lambda x, y: TensorLoader(x, batch_size=8),
+        lambda x, y: [(part,) for part in x.split(8)],
+        lambda x, y: x.split(8),
+        lambda x, y: lambda: iter(x.split(8)),
+        lambda x, y: lambda: [*zip(x.split(8), y.split(8), strict=True)],
+    ],
+)
+def test_predict_when_given_inputs_alone_or_a_function_then_gives_their_outputs(loader):
+    x, y = blobs(20)
+    learn = learner()
+    expected = torch.cat([learn.model(part) for part in x.split(8)])
+    assert torch.equal(learn.predict(loader(x, y)), expected)
+
+
+def test_cancel_when_raised_where_nothing_of_its_kind_runs_then_says_so():
+    class TooEarly(Callback):
+        def before_epoch(self, learn):
+            raise CancelBatchException
+
+    with pytest.raises(CancelBatchException) as raised:
+        learner(cbs=[TooEarly()]).fit(1)
+    notes = ["CancelBatchException leaves a batch; it was raised where none is running"]
+    assert getattr(raised.value, "__notes__", notes) == notes  # Python 3.11
 
 
 class Changing:
@@ -429,6 +501,13 @@ def same_iterator(batches):
     return lambda: iterator
 
 
+def replaced_layer():
+    model = mlp()
+    learn = learner(model=model, lr=None, optimizer=optim.SGD(model.parameters(), 0.1))
+    model[2] = nn.Linear(16, 3)
+    return learn
+
+
 REFUSED = {
     "empty loader": (
         lambda: learner(train=[]).fit(1),
@@ -460,6 +539,31 @@ REFUSED = {
         "cbs is a list of callbacks; got a Phases: put",
     ),
     "resume": (lambda: learner().fit(1, resume=None), TypeError, "^resume is True, False, or a path; got None$"),
+    "groups of another model": (
+        lambda: learner(param_groups=[{"params": list(mlp().parameters())}]).fit(1),
+        ValueError,
+        r"^optimizer moves the model's parameters; 4 of its tensors are not among those of Sequential: make it from",
+    ),
+    "optimizer of a layer that was replaced": (
+        lambda: replaced_layer().fit(1),
+        ValueError,
+        r"^optimizer moves the model's parameters; 2 of its tensors are not among those of Sequential: make it from",
+    ),
+    "step without a loss": (
+        lambda: learner(step=lambda learn: learn.loss_func(learn.model(learn.batch[0]), learn.batch[1])).fit(1),
+        TypeError,
+        "^a step of one's own leaves learn.preds and learn.loss, a 0-d tensor; got None as the loss: assign learn.loss",
+    ),
+    "prepared triple": (
+        lambda: learner(train=[(1, 2, 3)], prepare_batch=lambda batch: batch).fit(1),
+        TypeError,
+        "a batch is a pair .*; prepare_batch gave a tuple of 3",
+    ),
+    "one_epoch without validation": (
+        lambda: learner().one_epoch(False),
+        ValueError,
+        "this Learner has no validation loader: give one",
+    ),
     "order of a callback": (
         lambda: learner(cbs=[type("Late", (), {"order": "last"})()]).fit(1),
         TypeError,
@@ -623,7 +727,11 @@ REFUSED = {
         ValueError,
         r"4 of its tensors are not among those of Sequential: make it from model.parameters\(\)",
     ),
-    "device": (lambda: learner(device="cpuu"), ValueError, "such as 'cpu' or 'cuda'; got 'cpuu'"),
+    "device": (
+        lambda: learner(device="cpuu"),
+        ValueError,
+        "device is one that .* such as 'cpu'.*; got 'cpuu'",
+    ),
     "n_epochs": (
         lambda: learner().fit(-1),
         ValueError,

@@ -150,10 +150,10 @@ def test_cleanup_fit_when_interrupted_by_the_keyboard_then_is_told():
 @pytest.mark.parametrize(
     ("raising", "note"),
     [
-        (Raise("after_loss", KeyError), "raised by Raise.after_loss: training, epoch 0, batch 0"),
-        (Raise("before_fit", KeyError), "raised by Raise.before_fit: training, epoch 0"),
-        (Raise("before_epoch", KeyError), "raised by Raise.before_epoch: training, epoch 0"),
-        (Raise("after_validate", KeyError), "raised by Raise.after_validate: training, epoch 0, batch 3"),
+        (Raise("after_loss", KeyError), "raised by Raise.after_loss: training, epoch 0, batch 0 (from 0)"),
+        (Raise("before_fit", KeyError), "raised by Raise.before_fit: training, epoch 0 (from 0)"),
+        (Raise("before_epoch", KeyError), "raised by Raise.before_epoch: training, epoch 0 (from 0)"),
+        (Raise("after_validate", KeyError), "raised by Raise.after_validate: training, epoch 0, batch 3 (from 0)"),
     ],
     ids=["batch", "fit", "epoch", "validate"],
 )
@@ -179,12 +179,12 @@ def test_failure_in_model_handler_or_loader_then_is_said_where():
     broken_model = learner()
     broken_model.model.forward = fail
     for learn, note in (
-        (broken_model, "raised by the step: training, epoch 0, batch 0"),
-        (learner(train=loader), "raised by the loader: training, epoch 0, batch 2"),
+        (broken_model, "raised by the step: training, epoch 0, batch 0 (from 0)"),
+        (learner(train=loader), "raised by the loader: training, epoch 0, batch 2 (from 0)"),
         (
             with_handler,
             "raised by test_failure_in_model_handler_or_loader_then_is_said_where.<locals>.fail at "
-            "ITERATION_STARTED: validation, epoch 0, batch 2",
+            "ITERATION_STARTED: validation, epoch 0, batch 2 (from 0)",
         ),
     ):
         with pytest.raises(KeyError) as raised:

@@ -23,7 +23,7 @@ SIGNATURES = {
     "Learner.save": "self path",
     "Learner.load": "self path",
     "EarlyStopping": "monitor * mode patience min_delta relative start_epoch restore_best",
-    "Checkpoint": "folder * every_steps every_epochs every_seconds keep monitor background",
+    "Checkpoint": "folder * every_steps every_epochs every_seconds keep monitor mode background",
     "Schedule": "scheduler * step monitor",
     "TensorBoard": "folder * every_steps images histograms pr_curves graph hparams",
     "LRFinder": "learn * start_lr end_lr n_steps cbs",

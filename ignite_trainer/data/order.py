@@ -56,7 +56,7 @@ class BatchOrder:
         equal_batches: bool = False,
     ):
         if n_samples < 1:
-            raise ValueError(f"a loader needs at least one sample; got a dataset of {n_samples!r}")
+            raise ValueError(f"a loader gives batches of at least one sample; got a dataset of {n_samples!r}: add some")
         if batch_size < 1:
             raise ValueError(f"batch_size is the number of samples in a batch, so at least 1; got {batch_size!r}")
         if drop_last and n_samples < batch_size:

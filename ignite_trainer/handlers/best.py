@@ -5,7 +5,10 @@ from collections.abc import Sequence
 from numbers import Integral
 from typing import Literal, TypedDict
 
-LOWER_IS_BETTER = ("loss", "error", "mse", "mae", "perplexity")
+LOWER_IS_BETTER = ("loss", "error", "mse", "mae", "perplexity")  # anywhere in a name
+LOWER_AS_WORDS = frozenset(
+    ("bce", "brier", "cer", "cost", "distance", "divergence", "ece", "err", "fid", "mape", "nll", "ppl", "wer")
+)
 
 
 def check_monitor(monitor: str, monitors: Sequence[str]) -> None:
@@ -43,12 +46,15 @@ def mode_for(monitor: str) -> Literal["min", "max"]:
     """The direction in which a value of this name gets better, by its name alone.
 
     Args:
-        monitor: a key of a history row. "min" if it has loss, error, mse, mae or perplexity in it, else "max".
+        monitor: a key of a history row. "min" if it has loss, error, mse, mae or perplexity in it, or one of the words
+            between its underscores is wer, nll or another of ``LOWER_AS_WORDS``; else "max".
 
-    >>> mode_for("valid_loss"), mode_for("valid_accuracy")
-    ('min', 'max')
+    >>> mode_for("valid_loss"), mode_for("valid_wer"), mode_for("valid_accuracy")
+    ('min', 'min', 'max')
     """
-    return "min" if any(word in monitor.lower() for word in LOWER_IS_BETTER) else "max"
+    name = monitor.lower()
+    lower = any(part in name for part in LOWER_IS_BETTER) or not LOWER_AS_WORDS.isdisjoint(name.split("_"))
+    return "min" if lower else "max"
 
 
 class Best:

@@ -288,7 +288,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise DamagedFile(f"{path} is no checkpoint: {type(error).__name__} while it was loaded") from error
     if not isinstance(state, dict) or state.get("format") != 1:
-        raise DamagedFile(f"{path} is no checkpoint of this version")
+        raise DamagedFile(f"{path} is no checkpoint of this version: take a step-….pt of the run")
     return state
 
 

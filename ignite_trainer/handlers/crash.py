@@ -95,7 +95,7 @@ def load_crash(path: str | Path) -> dict[str, Any]:
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise DamagedFile(f"{path} is no crash report: {type(error).__name__} while it was loaded") from error
     if not isinstance(report, dict) or report.get("format") != "crash 1":
-        raise DamagedFile(f"{path} is no crash report of this version")
+        raise DamagedFile(f"{path} is no crash report of this version: take crash.pt of the run")
     return report
 
 

@@ -69,7 +69,7 @@ class NaNGuard(Callback):
         epoch, batch, loss = losses[int(bad.nonzero()[0])]
         self.found = epoch, batch
         name = _first_bad_parameter(learn.model)
-        text = f"the loss became {loss.item()} in epoch {epoch}, batch {batch}; " + (
+        text = f"the loss became {loss.item()} in epoch {epoch}, batch {batch} (from 0); " + (
             f"the first parameter that is not finite is {name}" if name else "all parameters are finite"
         )
         if self.action == "raise":

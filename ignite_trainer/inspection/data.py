@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..data import OrderedLoader
-from ..epochs import is_function
+from ..epochs import batches_of
 from ..trial import rereadable
 from .findings import Finding, listed
 from .losses import ClassLoss
@@ -189,7 +189,7 @@ def _numbered(loader: Any) -> Iterator[tuple[Any, list[int] | None]]:
         for i, batch in enumerate(other):
             yield batch, noted.batches[i]
     else:
-        for batch in loader() if is_function(loader) else loader:
+        for batch in batches_of(loader):
             yield batch, None
 
 

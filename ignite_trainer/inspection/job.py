@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..data import TensorLoader
-from ..epochs import is_function
+from ..epochs import batches_of
 from ..learner import Learner
 from ..lr_finder import LRFinder
 from ..overfit_batch import OverfitBatch
@@ -97,7 +97,7 @@ class _First:
         self.loader, self.n_batches = rereadable(loader), n_batches
 
     def __iter__(self) -> Iterator[Any]:
-        return itertools.islice(self.loader() if is_function(self.loader) else self.loader, self.n_batches)
+        return itertools.islice(batches_of(self.loader), self.n_batches)
 
 
 def _readings(
