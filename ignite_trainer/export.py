@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -12,7 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .files import write_aside
+from .files import read_verified, write_aside
+from .loadable import load_plain
 from .modes import modes_kept
 from .rng import get_rng_state, set_rng_state
 
@@ -46,11 +48,11 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Fill a model, in place and on its device, with what ``save_weights`` wrote: every tensor, or none at all.
+    """Fill a model, in place and on its device, with what was saved: every tensor, or none at all.
 
     Args:
         model: of the same names and shapes.
-        path: of the file.
+        path: of a file that ``save_weights`` wrote, or of a checkpoint, such as ``best.pt``.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -59,12 +61,24 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file, load_model
 
+    if zipfile.is_zipfile(path):
+        _load_from_checkpoint(model, Path(path))
+        return
     try:
         saved = {name: tuple(tensor.shape) for name, tensor in load_file(path).items()}
     except SafetensorError as error:
         raise ValueError(f"weights are loaded from a whole safetensors file; {path} is none: {error}") from error
     _check_fit(model, saved, path)
     load_model(model, path)
+
+
+def _load_from_checkpoint(model: nn.Module, path: Path) -> None:
+    state = load_plain(read_verified(path))
+    weights = state.get("model") if isinstance(state, dict) else None
+    if not isinstance(weights, dict):
+        raise ValueError(f"weights are loaded from a safetensors file or a checkpoint; {path} is neither")
+    _check_fit(model, {name: tuple(tensor.shape) for name, tensor in weights.items()}, path)
+    model.load_state_dict(weights)
 
 
 def export_model(model: nn.Module, x: Any, path: str | Path, format: Format = "safetensors") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .metrics import Accuracy
+from .loss_size import ignored_label
+from .metrics import Accuracy, BatchMean
 
 __all__ = ["FirstBatchChecks", "check_broadcast", "check_loss", "check_predictions"]
 
@@ -53,9 +55,26 @@ class FirstBatchChecks:
         if not isinstance(preds, Tensor) or not isinstance(y, Tensor):
             return
         check_predictions(learn.loss_func, preds, y, engine.phase)
+        if not engine.training:
+            self._check_metrics(preds, y)
         compared = not engine.training or preds.ndim < 2 or preds.shape[1] == 1  # training may mix its targets
         if compared and any(isinstance(metric, Accuracy) for metric in learn.metrics.values()):
             Accuracy.check(preds, y)
+
+    def _check_metrics(self, preds: Tensor, y: Tensor) -> None:
+        """Numbers that look right and are not: labels that the loss leaves out, and shapes that a function lines up."""
+        ignored = ignored_label(self.learn.loss_func)
+        for name, metric in self.learn.metrics.items():
+            counts_all = isinstance(metric, Accuracy) and metric.ignore_index is None
+            if counts_all and ignored is not None and (y == ignored).any():
+                warnings.warn(
+                    "accuracy counts every label; the first validation batch has some that the loss ignores: leave "
+                    f"them out with metrics={{{name!r}: Accuracy(ignore_index={ignored})}}",
+                    stacklevel=2,
+                )
+            if isinstance(metric, BatchMean) and _may_broadcast(preds, y):
+                value = torch.as_tensor(copy.deepcopy(metric.function)(preds, y))
+                check_broadcast(metric.function, preds, y, value, "validation", f"the metric {name!r}")
 
     def check_loss(self, engine: Any) -> None:
         """At LOSS_COMPUTED, before the callbacks: the loss itself; then the batch has been looked at."""
@@ -112,8 +131,8 @@ def check_loss(loss: Any) -> None:
         )
 
 
-def check_broadcast(loss_func: Any, preds: Any, y: Any, loss: Tensor, phase: str) -> None:
-    """Refuse a loss of one's own that has broadcast predictions and targets, all against all.
+def check_broadcast(loss_func: Any, preds: Any, y: Any, loss: Tensor, phase: str, called: str = "the loss") -> None:
+    """Refuse a loss of one's own, or a metric, that has broadcast predictions and targets, all against all.
 
     Seen by a copy of it, which is given the predictions in the shape of the targets: a loss that lines them up itself
     comes to the same then, or fails.
@@ -125,11 +144,11 @@ def check_broadcast(loss_func: Any, preds: Any, y: Any, loss: Tensor, phase: str
         return
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[preds.device] if preds.is_cuda else []):
-            aligned = copy.deepcopy(loss_func)(preds.detach().reshape(y.shape), y)
+            aligned = torch.as_tensor(copy.deepcopy(loss_func)(preds.detach().reshape(y.shape), y))
     except Exception:  # whatever a loss raises where it is given another shape than it is made for
         return
-    if isinstance(aligned, Tensor) and not aligned.ndim and not torch.isclose(aligned, loss.detach(), equal_nan=True):
-        raise _broadcasts(preds, y, phase)
+    if not aligned.ndim and not loss.ndim and not torch.isclose(aligned, loss.detach(), equal_nan=True):
+        raise _broadcasts(preds, y, phase, called)
 
 
 def _shape_of_labels(preds: Tensor) -> tuple[int, ...]:
@@ -194,8 +213,8 @@ def _may_broadcast(preds: Tensor, y: Tensor) -> bool:
     return True
 
 
-def _broadcasts(preds: Tensor, y: Tensor, phase: str) -> ValueError:
+def _broadcasts(preds: Tensor, y: Tensor, phase: str, called: str = "the loss") -> ValueError:
     return ValueError(
-        f"predictions and targets have one shape, or the loss broadcasts them silently; the first {phase} batch has "
+        f"predictions and targets have one shape, or {called} broadcasts them silently; the first {phase} batch has "
         f"{tuple(preds.shape)} against {tuple(y.shape)}: squeeze the one or unsqueeze the other"
     )

@@ -365,7 +365,7 @@ class Learner:
         save_weights(self.model, path)
 
     def load(self, path: str | Path) -> None:
-        """Fill the model with weights that ``save`` wrote: every tensor, or, where one does not fit, none."""
+        """Fill the model with the weights of ``save`` or of a checkpoint: every tensor, or, where one misfits, none."""
         load_weights(self.model, path)
 
     def export(

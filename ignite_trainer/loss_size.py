@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["LossSize", "first_dimension", "kind_of", "loss_size_of"]
+__all__ = ["LossSize", "first_dimension", "ignored_label", "kind_of", "loss_size_of"]
 
 LossSize = Callable[[Any, Any], "int | Tensor"]
 
@@ -54,7 +54,8 @@ def loss_size_of(loss_func: Any) -> LossSize:
             return n // y.shape[1] if y.ndim > 1 else 1
         if weight is not None:  # without a choice of rows, for which a device would be waited for
             known = y != ignore
-            return (weight.to(y.device)[torch.where(known, y, 0).long()] * known).sum()
+            weights: Tensor = weight.to(y.device)[torch.where(known, y, 0).long()]
+            return (weights * known).sum()
         if ignore < 0 and n and y.is_cpu and y.min().item() >= 0:  # 1 µs; on a device it would wait
             return n
         return (y != ignore).sum()
@@ -72,6 +73,12 @@ def kind_of(loss_func: Any) -> tuple[Any, bool, dict[str, Any]]:
         of_classes = isinstance(loss_func, (nn.CrossEntropyLoss, nn.NLLLoss))
         return loss_func, of_classes, {name: getattr(loss_func, name) for name in names if hasattr(loss_func, name)}
     return loss_func, loss_func in (F.cross_entropy, F.nll_loss), options
+
+
+def ignored_label(loss_func: Any) -> int | None:
+    """The label that a loss over classes leaves out; None for other losses."""
+    _, of_classes, options = kind_of(loss_func)
+    return options.get("ignore_index", -100) if of_classes else None
 
 
 def first_dimension(preds: Any, y: Any) -> int:

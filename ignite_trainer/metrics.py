@@ -34,11 +34,15 @@ def accuracy(preds: Tensor, y: Tensor) -> Tensor:
 
 
 class _Mean:
-    """Σ value·n / Σ n in float64: on the host for values on the CPU, else on their device, read once, at the end."""
+    """Σ value·n / Σ n in float64: on the host for values on the CPU, else on their device, read once, at the end.
+
+    On mps, which has no float64, the sum is a float32 and beside it what its additions have rounded off.
+    """
 
     def __init__(self) -> None:
         self.total: float | Tensor = 0.0
         self.n: int | float | Tensor = 0
+        self.rounded_off: float | Tensor = 0.0
 
     def add(self, value: Tensor, n: int | Tensor) -> None:
         if value.is_cpu:  # there is no device to wait for: 0.3 µs, where tensors take 3
@@ -46,25 +50,34 @@ class _Mean:
             if n:  # a batch of ignored labels alone has NaN for its loss
                 self.total += value.item() * n
         else:
-            weighted = value.detach().double() * n
-            self.total += torch.where(n > 0, weighted, 0.0) if isinstance(n, Tensor) else weighted
+            compensated = value.device.type == "mps"
+            weighted = value.detach().to(torch.float32 if compensated else torch.float64) * n
+            weighted = torch.where(n > 0, weighted, 0.0) if isinstance(n, Tensor) else weighted
+            if compensated:
+                self.add_compensated(weighted)
+            else:
+                self.total += weighted
         self.n += n
+
+    def add_compensated(self, value: Tensor) -> None:
+        """Add to the sum, and keep what that rounds off. Source: Knuth's two-sum."""
+        total = self.total + value
+        added = total - self.total
+        self.rounded_off += (self.total - (total - added)) + (value - added)
+        self.total = total
 
     def state(self) -> list[Any]:
         """What was added so far, as plain data."""
-        return [self.total, self.n]
+        return [self.total, self.n, self.rounded_off]
 
     def load(self, state: list[Any], device: torch.device) -> None:
         """Go on from a ``state``."""
-        self.total, self.n = (part.to(device) if isinstance(part, Tensor) else part for part in state)
+        parts = [part.to(device) if isinstance(part, Tensor) else part for part in state]
+        self.total, self.n, self.rounded_off = (*parts, 0.0)[:3]
 
     def sums(self) -> tuple[float, float]:
         """Σ value·n and Σ n as numbers; waits for the device."""
-        if isinstance(self.total, Tensor):
-            n = torch.as_tensor(self.n, dtype=torch.float64, device=self.total.device)
-            total, count = torch.stack((self.total, n)).tolist()
-            return total, count
-        return self.total, float(self.n)
+        return float(self.total) + float(self.rounded_off), float(self.n)
 
 
 class Ratio(Metric):
@@ -136,6 +149,9 @@ class Accuracy(Ratio):
 
     ``update`` takes ``(preds, y)``: scores (N, classes, ...) and class numbers (N, ...). NaN where no batch was seen.
 
+    Args:
+        ignore_index: a label that is not counted, such as a loss ignores; None: all are.
+
     Raises:
         ValueError: on ``update``, where y are no class numbers that fit the predictions.
 
@@ -145,19 +161,26 @@ class Accuracy(Ratio):
     True
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ignore_index: int | None = None):
+        self.ignore_index = ignore_index
         super().__init__()
 
     def reset(self) -> None:
         """Forget all batches."""
         super().reset()
         self._correct: int | Tensor = 0
-        self._n = 0
+        self._n: int | Tensor = 0
 
     def update(self, output: tuple[Tensor, Tensor]) -> None:
         """Add a batch ``(preds, y)``."""
         preds, y = output
         on_host = preds.is_cpu and y.is_cpu and preds.dtype in _AS_ARRAYS and not y.dtype.is_floating_point
+        if self.ignore_index is not None:
+            self.check(preds, y)
+            counted = y != self.ignore_index
+            self._correct = self._correct + ((preds.argmax(dim=1) == y) & counted).sum()
+            self._n = self._n + counted.sum()
+            return
         if on_host and preds.ndim == 2:  # 2.3 µs for 32 rows, not 7
             scores = preds.detach() if preds.requires_grad else preds
             best, labels = scores.numpy().argmax(axis=1), y.numpy()
@@ -204,7 +227,7 @@ class BatchMean(Ratio):
     """
 
     def __init__(self, function: Callable[[Any, Any], Any]):
-        self._function = function
+        self.function = function
         super().__init__()
 
     def reset(self) -> None:
@@ -215,7 +238,7 @@ class BatchMean(Ratio):
     def update(self, output: tuple[Any, Any]) -> None:
         """Add a batch ``(preds, y)``."""
         preds, y = output
-        value = torch.as_tensor(self._function(preds, y))
+        value = torch.as_tensor(self.function(preds, y))
         if value.numel() != 1:
             raise ValueError(
                 f"a metric function gives its mean over the batch, one number; got a tensor of shape "

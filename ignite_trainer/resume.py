@@ -272,7 +272,12 @@ def stateful(cbs: Iterable[Any]) -> dict[str, Any]:
 
 
 def _options(learn: Any) -> dict[str, Any]:
-    return {"accumulate": learn.accumulate, "precision": learn.precision, "optimizer": type(learn.opt).__name__}
+    return {
+        "accumulate": learn.accumulate,
+        "precision": learn.precision,
+        "optimizer": type(learn.opt).__name__,
+        "lr": None if learn.lr is None else float(learn.lr),  # the saved one would go on, and ours have no effect
+    }
 
 
 def _loader_state(loader: Any, mid_epoch: bool) -> dict[str, Any]:

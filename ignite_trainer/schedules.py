@@ -145,7 +145,7 @@ def build_scheduler(
         )
     try:
         made: Any = schedule(optimizer)  # type: ignore[arg-type]
-    except TypeError as error:  # what lambda step: 0.9**step does to an optimizer
+    except (TypeError, LookupError) as error:  # what lambda step: 0.9**step, or table[step], does to an optimizer
         made = _factor_at_start(schedule, error)
     if isinstance(made, LRScheduler):
         return made
@@ -157,10 +157,10 @@ def build_scheduler(
     return lr_scheduler.LambdaLR(optimizer, schedule)  # type: ignore[arg-type]
 
 
-def _factor_at_start(schedule: Callable[..., Any], error: TypeError) -> Any:
+def _factor_at_start(schedule: Callable[..., Any], error: Exception) -> Any:
     try:
         return schedule(0)
-    except TypeError:
+    except (TypeError, LookupError):
         raise error from None  # it is no function of steps either: what it said of the optimizer counts
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn, optim
 
-from ignite_trainer import Accuracy, Learner, TensorLoader
+from ignite_trainer import Accuracy, Checkpoint, Learner, TensorBoard, TensorLoader, create_trainer
 from ignite_trainer.models import SimpleNN
 from tests.tiny import blobs, mlp
 
@@ -36,16 +36,20 @@ def on_device(n, seed):
     return TensorLoader(*blobs(n, seed=seed), batch_size=10, shuffle=True, device="cuda")
 
 
-WAYS = {"plain": {}, "bf16": {"precision": "bf16"}, "windows": {"accumulate": 2}}
+WAYS = {
+    "plain": ({}, {}),
+    "bf16": ({"precision": "bf16"}, {}),
+    "windows": ({"accumulate": 2}, {}),
+    "class weights": ({}, {"weight": torch.tensor([1.0, 2.0, 3.0])}),
+}
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_epochs_of_training_and_validation_on_cuda_then_nothing_waits_for_the_device(way):
     watch, loaders = RefuseToWait(), (on_device(100, 1), on_device(50, 2))
-    metrics = {"accuracy": Accuracy()}
-    learn = Learner(
-        mlp(), loaders, nn.CrossEntropyLoss(), 1e-3, [watch], optim.Adam, metrics=metrics, device="cuda", **WAYS[way]
-    )
+    metrics, (how, of_loss) = {"accuracy": Accuracy()}, WAYS[way]
+    loss_func = nn.CrossEntropyLoss(**of_loss)
+    learn = Learner(mlp(), loaders, loss_func, 1e-3, [watch], optim.Adam, metrics=metrics, device="cuda", **how)
     learn.fit(2)
     assert watch.n_watched == 2 * (9 + 4)
 
@@ -99,3 +103,26 @@ def test_compiled_model_on_cuda_then_trains_as_the_plain_one():
         learn.fit(2)
         losses.append([row["valid_loss"] for row in learn.history])
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)  # fused kernels round once where plain ones round twice
+
+
+def test_create_trainer_when_the_model_lies_on_the_device_then_autocast_is_that_ones():
+    model = mlp().cuda()
+    trainer = create_trainer(model, optim.SGD(model.parameters(), 0.1), nn.CrossEntropyLoss(), precision="bf16")
+    assert trainer.step.autocast.device == "cuda"
+
+
+def test_dashboard_when_a_fit_on_the_device_goes_on_in_mid_epoch_then_writes_on(tmp_path):
+    class Stop:
+        def after_batch(self, learn):
+            if learn.step == 3:
+                learn.stop("for a while", outcome="resumable")
+
+    def learner(*cbs):
+        dls = on_device(100, 1), on_device(50, 2)
+        cbs = [*cbs, TensorBoard(every_steps=5), Checkpoint(every_steps=1)]
+        return Learner(mlp(), dls, nn.CrossEntropyLoss(), 0.1, cbs, device="cuda", folder=tmp_path)
+
+    learner(Stop()).fit(2)
+    learn = learner()
+    learn.fit(2, resume=True)
+    assert learn.step == 20

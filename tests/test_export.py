@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from ignite_trainer import Checkpoint, Learner
 from ignite_trainer.export import export_model, load_weights, save_weights
 from tests.tiny import dropout_net, same_state
 
@@ -70,6 +71,19 @@ def test_load_weights_when_a_tensor_does_not_fit_then_it_is_named_and_the_model_
     with pytest.raises(ValueError, match=text):
         load_weights(model, tmp_path / "a.safetensors")
     assert same_state(model.state_dict(), before)
+
+
+def test_load_when_given_a_checkpoint_then_has_its_weights_and_another_zip_is_refused(tmp_path):
+    learn = Learner(nn.Linear(2, 1), ([(torch.ones(4, 2), torch.ones(4, 1))], None), nn.MSELoss(), 0.1, device="cpu")
+    learn.cbs = [Checkpoint(tmp_path, monitor="train_loss")]
+    learn.fit(1)
+    weights = learn.model.weight.detach().clone()
+    nn.init.zeros_(learn.model.weight)
+    learn.load(tmp_path / "checkpoints" / "best.pt")
+    assert torch.equal(learn.model.weight, weights)
+    torch.save({"state": 1}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"other.pt has no sum beside it, other.pt.sha256: copy both, or take one"):
+        learn.load(tmp_path / "other.pt")
 
 
 def test_load_weights_of_a_damaged_file_then_it_is_refused(tmp_path):

@@ -187,6 +187,16 @@ def test_softmax_before_cross_entropy_then_found(options):
     )
 
 
+def test_scores_into_nll_then_found_and_log_probabilities_not():
+    text = only(facts(learner(mlp(), loaders(points), nn.NLLLoss(), lr=1.0)), "log-softmax")
+    assert text == (
+        "NLL takes log-probabilities; in training and validation no row of the 3 outputs is: end the model with a "
+        "log_softmax, or take cross-entropy"
+    )
+    right = nn.Sequential(mlp(), nn.LogSoftmax(dim=1))
+    assert facts(learner(right, loaders(points), nn.NLLLoss(), lr=1.0)) == {}
+
+
 def test_softmax_in_evaluation_alone_then_found():
     class Serves(nn.Module):
         def __init__(self):

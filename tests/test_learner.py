@@ -254,9 +254,7 @@ def test_loss_when_assigned_between_fits_then_weighs_batches_by_its_own_rule():
 
 @pytest.mark.parametrize("name", ["metrics", "accumulate", "clip_norm", "precision", "compile", "prepare_batch"])
 def test_argument_when_assigned_later_without_an_effect_then_is_refused(name):
-    with pytest.raises(
-        AttributeError, match=f"^{name} is given when a Learner is made, .* with {name}="
-    ):
+    with pytest.raises(AttributeError, match=f"^{name} is given when a Learner is made, .* with {name}="):
         setattr(learner(), name, None)
 
 

@@ -172,3 +172,46 @@ def test_weight_of_a_cross_entropy_when_its_sum_is_divided_by_it_then_is_its_mea
     y = torch.where(y == 0, -100, y) if kind == "labels" else torch.rand(shape, dtype=torch.float64)
     mean, total = cross_entropy(preds, y), cross_entropy(preds, y, reduction="sum")
     torch.testing.assert_close(total / loss_size_of(cross_entropy)(preds, y), mean)
+
+
+@pytest.mark.parametrize("shape", [(), (4,)])
+def test_accuracy_when_a_label_is_ignored_then_is_the_share_of_the_others(shape):
+    generator = torch.Generator().manual_seed(0)
+    preds, y = torch.randn(50, 3, *shape, generator=generator), torch.randint(3, (50, *shape), generator=generator)
+    y[::3] = 255
+    metric = Accuracy(ignore_index=255)
+    for part, labels in zip(preds.split(20), y.split(20), strict=True):
+        metric.update((part, labels))
+    known = y != 255
+    assert metric.compute() == ((preds.argmax(dim=1) == y) & known).sum().item() / known.sum().item()
+
+
+def test_accuracy_when_the_loss_ignores_some_labels_then_a_warning_says_how_to_leave_them_out():
+    x, y = blobs(10)
+    y[0] = -100
+    with pytest.warns(UserWarning, match=r"the loss ignores: .* metrics=\{'right': Accuracy\(ignore_index=-100\)\}"):
+        Learner(mlp(), ([(x, y)], [(x, y)]), nn.CrossEntropyLoss(), 0.1, metrics={"right": accuracy}).evaluate()
+
+
+def test_function_of_a_batch_when_it_broadcasts_all_against_all_then_is_refused():
+    x, y = torch.randn(20, 6), torch.randn(20)
+    metrics = {"mae": lambda preds, y: (preds - y).abs().mean()}
+    learn = Learner(nn.Linear(6, 1), ([(x, y)], [(x, y)]), lambda preds, y: preds.mean(), 0.1, metrics=metrics)
+    with pytest.raises(ValueError, match=r"or the metric 'mae' broadcasts them .* \(20, 1\) against \(20,\): squeeze"):
+        learn.evaluate()
+
+
+@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=200))
+def test_mean_where_there_is_no_float64_then_is_nearly_that_of_float64(values):
+    mean = Loss()._mean
+    for value in values:
+        mean.add_compensated(torch.tensor(value))
+    total, _ = mean.sums()
+    # each addition rounds off at most once more what the one before has rounded off: far below one float32 rounding
+    assert total == pytest.approx(math.fsum(values), rel=1e-10, abs=1e-6)
+
+
+def test_size_of_a_weighted_loss_when_labels_are_ignored_then_is_what_the_loss_divides_by():
+    weight, y = torch.tensor([0.5, 2.0, 3.0]), torch.tensor([0, 1, 255, 2, 2])
+    size = loss_size_of(nn.CrossEntropyLoss(weight, ignore_index=255))
+    assert size(torch.zeros(5, 3), y).item() == 8.5

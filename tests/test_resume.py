@@ -62,6 +62,12 @@ def plain(folder, n=40, batch_size=8, cbs=(), model=None, **how):
     return Learner(model or mlp(), dls, nn.CrossEntropyLoss(), 0.1, cbs, device="cpu", folder=folder, **how)
 
 
+def slower(folder):
+    learn = plain(folder)
+    learn.lr = 0.01
+    return learn
+
+
 def test_resume_with_more_epochs_then_goes_on_from_the_end_as_if_they_had_been_asked_for(tmp_path):
     whole = plain(tmp_path / "whole")
     whole.fit(5)
@@ -97,6 +103,7 @@ def test_resume_after_a_time_limit_then_goes_on_to_the_same_bits(tmp_path):
 
 
 CHANGED = {
+    "rate": (lambda folder: slower(folder), "was saved with lr 0.1, the option has 0.01 now"),
     "data length": (lambda folder: plain(folder, n=41), "was saved with length 5, the training loader has 6 now"),
     "batch size": (lambda folder: plain(folder, n=80, batch_size=16), "saved with batch_size 8, .* has 16 now"),
     "shapes": (

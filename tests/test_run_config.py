@@ -26,6 +26,17 @@ def test_run_config_then_tells_what_was_given_from_what_was_not():
     assert config["samples.train"] == {"value": 40, "from": "loader"}
     assert config["parameters"]["value"] == 6 * 16 + 16 + 16 * 3 + 3
     assert "optimizer.lr" not in config
+    assert config["device"] == {"value": "cpu", "from": "Learner"}
+    assert config["metrics"] == {"value": "none", "from": "default"}
+    assert config["accumulate"] == {"value": 1, "from": "default"}
+
+
+def test_run_config_when_options_are_given_then_they_are_from_the_learner():
+    options = {"precision": "bf16", "accumulate": 2, "clip_norm": 0.5}
+    config = run_config(Learner(mlp(), dls(), nn.CrossEntropyLoss(), 0.5, device="cpu", **options))
+    assert {name: config[name] for name in options} == {
+        name: {"value": value, "from": "Learner"} for name, value in options.items()
+    }
 
 
 def test_run_config_of_an_optimizer_instance_then_has_its_values():

@@ -61,6 +61,12 @@ def test_one_cycle_with_a_rise_of_exactly_one_step_is_refused_because_torch_divi
         one_cycle(pct_start=0.25)(sgd(), 4)
 
 
+def test_table_of_factors_when_given_as_a_function_then_is_one_of_the_steps():
+    optimizer = sgd()
+    scheduler = build_scheduler(lambda step: {0: 1.0, 1: 0.5, 2: 0.25}[step], optimizer, None)
+    assert [row[0] for row in rates(optimizer, scheduler, 2)] == [0.1, 0.05]
+
+
 @pytest.mark.parametrize("n_warmup", [0, 1, 4, 9])
 def test_warmup_cosine_equals_torch_linear_then_cosine_stepped_by_hand(n_warmup):
     ours, theirs = sgd(), sgd()

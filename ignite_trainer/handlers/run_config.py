@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..distributed import world_size
+from ..epochs import pair_of_loaders
 from ..version import __version__
 
 __all__ = ["class_names", "run_config"]
@@ -33,8 +34,9 @@ def run_config(learn: Any) -> dict[str, dict[str, Any]]:
         "lr": (learn.lr, "Learner"),
         **_optimizer_values(learn),
         "n_epochs": (learn.n_epochs, "fit"),
-        "metrics": (", ".join(learn.metrics) or "none", "Learner"),
-        "device": (str(learn.device), "Learner"),
+        "metrics": (", ".join(learn.metrics) or "none", "Learner" if learn.metrics else "default"),
+        "device": (str(learn.device), "Learner" if learn.device_given else "default"),
+        **_options(learn),
         **_loader_values(learn.dls),
         "version.python": (platform.python_version(), "environment"),
         "version.torch": (str(torch.__version__), "environment"),
@@ -58,7 +60,7 @@ def class_names(dls: Any) -> list[str] | None:
     >>> class_names((loader, None))
     ['bag', 'coat']
     """
-    for loader in _pair(dls):
+    for loader in pair_of_loaders(dls):
         found = loader
         while found is not None:
             classes = getattr(found, "classes", None)
@@ -87,6 +89,14 @@ def _optimizer_values(learn: Any) -> dict[str, tuple[Any, str]]:
     return values
 
 
+def _options(learn: Any) -> dict[str, tuple[Any, str]]:
+    parameters = inspect.signature(type(learn).__init__).parameters
+    values = {name: getattr(learn, name) for name in ("precision", "accumulate", "clip_norm", "compile")}
+    return {
+        name: (value, "default" if value == parameters[name].default else "Learner") for name, value in values.items()
+    }
+
+
 def _origin(learn: Any, is_default: bool) -> str:
     if learn.lr is None:
         return "optimizer"
@@ -95,7 +105,7 @@ def _origin(learn: Any, is_default: bool) -> str:
 
 def _loader_values(dls: Any) -> dict[str, tuple[Any, str]]:
     values = {}
-    for phase, loader in zip(("train", "valid"), _pair(dls), strict=True):
+    for phase, loader in zip(("train", "valid"), pair_of_loaders(dls), strict=True):
         for name, value in (("batch_size", getattr(loader, "batch_size", None)), ("samples", _n_samples(loader))):
             if value is not None:
                 values[f"{name}.{phase}"] = value, "loader"
@@ -105,13 +115,6 @@ def _loader_values(dls: Any) -> dict[str, tuple[Any, str]]:
 def _n_samples(loader: Any) -> int | None:
     dataset: Any = getattr(loader, "dataset", None)
     return len(dataset) if hasattr(dataset, "__len__") else None
-
-
-def _pair(dls: Any) -> tuple[Any, Any]:
-    if hasattr(dls, "train"):
-        return dls.train, getattr(dls, "valid", None)
-    train, valid = dls
-    return train, valid
 
 
 def _plain(value: Any) -> Any:

@@ -16,8 +16,9 @@ class Finding(NamedTuple):
     """One thing that was found.
 
     Args:
-        kind: which: "labels outside the outputs", "nan", "same image", "no gradient", "softmax", "eval mode"; of hints
-            "loss at the start", "unscaled inputs", "constant labels", "cannot be overfitted", "lr".
+        kind: which: "labels outside the outputs", "nan", "same image", "no gradient", "softmax", "log-softmax",
+            "eval mode"; of hints "loss at the start", "unscaled inputs", "constant labels", "cannot be overfitted",
+            "lr".
         text: what, where and the way out, in one sentence.
         is_fact: a fact, or only a hint.
     """

@@ -54,6 +54,7 @@ class Steps(Callback):
         self._modes: dict[str, set[bool]] = defaultdict(set)
         self._affected: list[str] = []
         self._probabilities: dict[str, bool] = {}
+        self._scores: dict[str, bool] = {}
         self._times: list[tuple[float, float, float]] = []
         self._batch_over = time.perf_counter()
         self._learn: Any = None
@@ -144,6 +145,14 @@ class Steps(Callback):
                 f"row of the {self.n_classes} outputs adds to 1 already: leave out the softmax at the model's end",
                 True,
             )
+        phases = [phase for phase, always in self._scores.items() if always]
+        if phases:
+            yield Finding(
+                "log-softmax",
+                f"NLL takes log-probabilities; in {' and '.join(phases)} no row of the {self.n_classes} outputs is: "
+                "end the model with a log_softmax, or take cross-entropy",
+                True,
+            )
         yield from self._left_in_eval()
 
     def _left_in_eval(self) -> Iterator[Finding]:
@@ -174,6 +183,8 @@ class Steps(Callback):
         if loss.from_logits and self.n_classes > 1 and watched:
             is_softmax = self._probabilities.get(engine.phase, True) and _are_probabilities(output.detach())
             self._probabilities[engine.phase] = is_softmax
+        if not loss.from_logits and watched:
+            self._scores[engine.phase] = self._scores.get(engine.phase, True) and _are_scores(output.detach())
         bad = outside(y, loss, self.n_classes)
         if bad is not None and bad.any():
             rows = dict.fromkeys(bad.nonzero()[:, 0].tolist())
@@ -203,6 +214,11 @@ def _are_probabilities(output: Tensor) -> bool:
     output = output.float()
     in_range = output.min() >= 0 and output.max() <= 1 + tolerance
     return bool(in_range and ((output.sum(1) - 1).abs() < tolerance).all())
+
+
+def _are_scores(output: Tensor) -> bool:
+    """Whether no row is of log-probabilities, whose exponentials add to 1."""
+    return bool((output.float().logsumexp(1).abs() > 0.1).all())
 
 
 def _trainable_beside_norms(module: nn.Module) -> bool:
