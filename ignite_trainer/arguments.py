@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
+from numbers import Integral, Real
 from typing import Any, Generic, TypeVar
 
 from torch import nn
 
-__all__ = ["Fixed", "check_parts", "takes"]
+__all__ = ["Fixed", "check_parts", "is_number", "is_whole", "takes"]
 
 T = TypeVar("T")
 
@@ -42,7 +43,7 @@ class Fixed(Generic[T]):
         vars(instance)[self._name] = value
 
 
-def check_parts(model: Any, loss_func: Any, opt_func: Any, cbs: Any, *, call: str) -> None:
+def check_parts(model: Any, loss_func: Any, opt_func: Any, cbs: Any, *, call: str, own_step: bool = False) -> None:
     """Refuse parts that are classes, stand in another's place, or cannot be called.
 
     Args:
@@ -51,6 +52,7 @@ def check_parts(model: Any, loss_func: Any, opt_func: Any, cbs: Any, *, call: st
         opt_func: called with (parameters, lr); None is not looked at.
         cbs: an iterable.
         call: what the caller is called with, for the message.
+        own_step: there is a step of one's own, which may do without ``loss_func``.
 
     Raises:
         TypeError: one of them is something else.
@@ -61,7 +63,8 @@ def check_parts(model: Any, loss_func: Any, opt_func: Any, cbs: Any, *, call: st
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is an nn.Module, as in {call}; got {_called(model)}")
-    if loss_func is not None and (isinstance(loss_func, type) or not callable(loss_func)):
+    needed = loss_func is not None or not own_step
+    if needed and (isinstance(loss_func, type) or not callable(loss_func)):
         raise TypeError(f"loss_func is called with (preds, y), as in {call}; got {_called(loss_func)}")
     if opt_func is not None and not callable(opt_func):
         way_out = ": give it as optimizer=..., without lr" if hasattr(opt_func, "step") else ""
@@ -71,6 +74,20 @@ def check_parts(model: Any, loss_func: Any, opt_func: Any, cbs: Any, *, call: st
     if not isinstance(cbs, Iterable):
         way_out = "leave it out" if cbs is None else "put it into a list"
         raise TypeError(f"cbs is a list of callbacks; got {_called(cbs)}: {way_out}")
+
+
+def is_number(value: object) -> bool:
+    """Whether a value can be compared with numbers: Python's, NumPy's; no string.
+
+    >>> is_number(0.5), is_number("0.5")
+    (True, False)
+    """
+    return isinstance(value, Real)
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value is an integer, Python's or NumPy's."""
+    return isinstance(value, Integral)
 
 
 def takes(function: Callable[..., Any], *arguments: Any) -> bool:

@@ -20,7 +20,8 @@ _LOST = re.compile(
 )
 
 _host_group: Any = None  # where numbers on the CPU are told; None: the group itself can
-_peers_lost = False
+_host_group_of: Any = None  # the group that it was made for
+_broken = _peers_lost = False  # a collective has failed; and that was because another rank is gone
 
 
 class PeerLost(SystemExit):
@@ -88,7 +89,7 @@ def initialize(device: torch.device | str | None = None) -> bool:
 
 
 def finalize() -> None:
-    """Leaves the group, if there is one; never after an exception, when the other ranks may be waiting in a collective.
+    """Leaves the group, if there is one; not after an exception, when the other ranks may be waiting in a collective.
 
     >>> finalize()
     """
@@ -195,7 +196,9 @@ def _has_group() -> bool:
 
 def _make_host_group() -> None:
     """An nccl group cannot carry numbers on the CPU, and to read one from the device would wait for it."""
-    global _host_group
+    global _host_group, _host_group_of
+    if _host_group_of is not dist.group.WORLD:  # a user has destroyed the one before
+        _host_group, _host_group_of = None, dist.group.WORLD
     if _host_group is None and "cpu:" not in dist.get_backend_config():
         _host_group = dist.new_group(backend="gloo")
 
@@ -203,19 +206,23 @@ def _make_host_group() -> None:
 @contextmanager
 def _together() -> Iterator[None]:
     """In here all ranks meet; one that finds another gone says so in one line."""
-    global _peers_lost
+    global _broken, _peers_lost
     try:
         yield
     except RuntimeError as error:
-        _peers_lost = True
+        _broken = True
         first_line = re.sub(r"^\[\S*\] ", "", str(error).strip().partition("\n")[0]).partition(". ")[0]  # no C++ place
         if not _LOST.search(first_line):
             raise
+        _peers_lost = True
         raise PeerLost(
             f"rank {rank()} ends, as another rank is gone; that one's error tells why ({first_line})"
         ) from error
 
 
 def _finalize_at_exit() -> None:
-    if not _peers_lost and not hasattr(sys, "last_value"):  # Python sets it when an exception ends the process
+    failed = _broken or hasattr(sys, "last_value")  # Python sets that when an exception ends the process
+    # after a failure the others may be waiting; those that are gone are not, and a gloo rank that stayed in its group
+    # then aborted in 2 exits of 12
+    if _peers_lost or not failed:
         finalize()

@@ -83,6 +83,9 @@ class CancelException(Exception):
 class CancelBatchException(CancelException):
     """Skip the rest of this batch: its remaining callbacks and handlers, backward, step, ``after_batch``.
 
+    Raised after the backward, it leaves the gradients to the next batch, as the loop written by hand does; call
+    ``learn.opt.zero_grad()`` before, where they are not to count. Windows of ``accumulate`` and ranks leave them out.
+
     >>> import torch
     >>> from ignite_trainer import Callback, CancelBatchException, Learner
     >>> class Skip(Callback):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import datetime
 from numbers import Integral
+from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -20,7 +21,6 @@ from torch import Tensor, nn, optim
 
 from .arguments import Fixed, check_parts
 from .callbacks import Dispatcher, in_order, run_cbs
-from .data import OrderedLoader
 from .devices import pick_device
 from .distributed import initialize, world_size
 from .engines import CancellableEngine, always
@@ -34,6 +34,7 @@ from .loss_size import LossSize, loss_size_of
 from .metrics import Loss
 from .modes import modes_kept
 from .optim import OptimizerOptions, check_step, check_tensors, warn_of_untrained
+from .prediction import predict
 from .ranks import Ranks
 from .resume import Resumption, streams_kept
 from .steps import EvalStep, Step, TrainStep, autocast_for, on_device, own_step, preparation
@@ -138,7 +139,7 @@ class Learner:
         folder: str | Path | None = None,
     ):
         made = None if optimizer is not None else opt_func
-        check_parts(model, loss_func, made, cbs, call="Learner(model, dls, loss_func, lr)")
+        check_parts(model, loss_func, made, cbs, call="Learner(model, dls, loss_func, lr)", own_step=step is not None)
         check_gradient_options(accumulate, clip_norm)
         initialize(device)
         self.ranks = Ranks(self) if world_size() > 1 else None
@@ -154,6 +155,8 @@ class Learner:
         check_tensors(optimizer, model)
         if step is None:
             warn_of_untrained(model, loss_func)
+        if folder is not None and not isinstance(folder, (str, PathLike)):
+            raise TypeError(f"folder is a path; got {folder!r}")
         self._folder, self.folder_given = None if folder is None else Path(folder), folder is not None
         self.metrics = MappingProxyType(metrics_from(metrics))
 
@@ -283,7 +286,7 @@ class Learner:
         """
         dl = self._loader_to_evaluate(dl)
         self._first_batches.expect(self.evaluator)
-        self._share_model()
+        self.share_model()
         with modes_kept(self.model):
             return self.run_evaluator(dl)
 
@@ -297,27 +300,7 @@ class Learner:
             TypeError: a dataset or a tensor, which gives samples; a model that gives something else than a tensor.
             ValueError: it gives no batch.
         """
-        check_loader(dl, 1, "prediction")
-        outputs, step = [], self._eval_step
-        self._share_model()
-        first = dl.order.batch if isinstance(dl, OrderedLoader) else 0
-        with self._share_of(dl, training=False), modes_kept(self.model), torch.no_grad():
-            self.model.eval()
-            for batch in batches_of(dl):
-                alone = self.prepare_batch is None and isinstance(batch, (tuple, list)) and len(batch) == 1
-                x = batch[0] if alone else batch  # as a TensorDataset of x alone gives it
-                x = on_device(x, self.device) if isinstance(x, Tensor) else step.prepare(x)[0]
-                with step.autocast:
-                    output = self.forward(x)
-                if not isinstance(output, Tensor) or not output.ndim:
-                    what = "a 0-d tensor" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-                    raise TypeError(f"predict joins tensors (N, ...) of the batches; the model gave {what} for one")
-                outputs.append(output.cpu())
-        if self.ranks is not None:
-            return self.ranks.in_order(outputs, dl, first)
-        if not outputs:
-            raise ValueError("a loader gives at least one batch; the one given to predict gave none")
-        return torch.cat(outputs)
+        return predict(self, dl)
 
     def one_epoch(self, train: bool) -> None:
         """One epoch of one phase, outside a fit: its points from before_epoch to after_epoch, no validation.
@@ -475,7 +458,8 @@ class Learner:
     def _share_of(self, dl: Any, *, training: bool) -> AbstractContextManager[None]:
         return nullcontext() if self.ranks is None else self.ranks.share_of(dl, training=training)
 
-    def _share_model(self) -> None:
+    def share_model(self) -> None:
+        """Outside a fit, give all ranks the weights of rank 0."""
         if self.ranks is not None and not self.in_fit:
             self.ranks.share_model()
 

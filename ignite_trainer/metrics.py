@@ -238,7 +238,10 @@ class BatchMean(Ratio):
     def update(self, output: tuple[Any, Any]) -> None:
         """Add a batch ``(preds, y)``."""
         preds, y = output
-        value = torch.as_tensor(self.function(preds, y))
+        value = self.function(preds, y)
+        if value is None:
+            raise TypeError("a metric function gives its mean over the batch, one number; got None: return it")
+        value = torch.as_tensor(value)
         if value.numel() != 1:
             raise ValueError(
                 f"a metric function gives its mean over the batch, one number; got a tensor of shape "

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from .arguments import is_whole
+
 _MASK_32, _MASK_64 = (1 << 32) - 1, (1 << 64) - 1
 
 
@@ -40,8 +42,8 @@ def seed_everything(seed: int) -> None:
     >>> torch.rand(2)
     tensor([0.8823, 0.9150])
     """
-    if not 0 <= seed <= _MASK_32:
-        raise ValueError(f"seed goes from 0 to 2**32 - 1, as NumPy's generator takes no other; got {seed!r}")
+    if not is_whole(seed) or not 0 <= seed <= _MASK_32:
+        raise ValueError(f"seed is a whole number from 0 to 2**32 - 1, as NumPy takes no other; got {seed!r}")
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)

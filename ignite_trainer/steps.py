@@ -252,6 +252,6 @@ def autocast_for(precision: str, device: torch.device) -> Any:
         ValueError: another precision.
     """
     types = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-    if precision not in types:
+    if not isinstance(precision, str) or precision not in types:
         raise ValueError(f"precision is one of 'fp32', 'bf16' and 'fp16'; got {precision!r}")
     return None if precision == "fp32" else torch.autocast(device.type, types[precision])

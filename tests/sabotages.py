@@ -62,8 +62,8 @@ SABOTAGES = (
         "epochs that shrink",
     ),
     Sabotage(
-        LEARNER,
-        "TERMINATE_SINGLE_EPOCH, always(self._validation.run_after_cut)",
+        VALIDATION,
+        "TERMINATE_SINGLE_EPOCH, always(self.run_after_cut)",
         "TERMINATE_SINGLE_EPOCH, always(lambda iter_counter: None)",
         "validation after a cancelled epoch",
     ),
@@ -73,7 +73,12 @@ SABOTAGES = (
         "if not learn.in_fit:",
         "validation after a cancelled fit",
     ),
-    Sabotage(VALIDATION, "        self.detach()\n", "", "VALIDATED once, and last"),
+    Sabotage(
+        VALIDATION,
+        "trainer.attach_last(Events.EPOCH_COMPLETED, self.announce)",
+        "trainer.add_event_handler(Events.EPOCH_COMPLETED, always(self.announce))",
+        "VALIDATED after the handlers",
+    ),
     Sabotage(LEARNER, "self.model.train(engine.training)", "self.model.train()", "modes"),
     Sabotage(LEARNER, "        engine.state.max_epochs = None", "        pass", "a fit after one that ended early"),
     Sabotage(

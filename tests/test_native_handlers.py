@@ -240,6 +240,11 @@ def test_handler_when_attached_as_its_event_fires_then_runs_this_time_already_an
         if not seen:
             learn.trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: seen.append("late"))
 
-    learn.trainer.add_event_handler(TrainEvents.VALIDATED, lambda: seen.append("validated"))
+    @learn.trainer.on(TrainEvents.VALIDATED)
+    def validated():
+        seen.append("validated")
+        if learn.epoch == 0:
+            learn.trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: seen.append("later"))
+
     learn.fit(2)
-    assert seen == ["late", "validated"] * 2
+    assert seen == ["late", "validated", "late", "later", "validated"]

@@ -76,7 +76,7 @@ def test_seed_everything_is_what_scripts_write_by_hand():
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_seed_everything_when_numpy_takes_no_such_seed_says_the_range(seed):
     state = torch.get_rng_state()
-    with pytest.raises(ValueError, match=rf"seed goes from 0 to 2\*\*32 - 1, .*; got {seed}"):
+    with pytest.raises(ValueError, match=rf"seed is a whole number from 0 to 2\*\*32 - 1, .*; got {seed}"):
         seed_everything(seed)
     assert torch.equal(torch.get_rng_state(), state)
 

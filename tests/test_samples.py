@@ -292,5 +292,5 @@ def test_dataset_without_length_or_items_is_refused_with_the_way_out(dataset):
 
 
 def test_empty_dataset_is_refused():
-    with pytest.raises(ValueError, match="a loader needs at least one sample; got a dataset of 0"):
+    with pytest.raises(ValueError, match="a loader gives batches of at least one sample; got a dataset of 0: add some"):
         SampleLoader([])

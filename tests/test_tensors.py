@@ -239,7 +239,12 @@ U8 = torch.zeros(2, 4, 4, dtype=torch.uint8)
         ((torch.tensor(1.0),), {}, ValueError, r"all tensors need the same length, .* got shapes \[\(\)\]"),
         (([1, 2],), {}, TypeError, "data in memory is given as tensors; got list, of which torch.as_tensor makes one"),
         ((torch.arange(3),), {"batch_size": 0}, ValueError, "batch_size is the number .* at least 1; got 0"),
-        ((torch.zeros(0, 2),), {}, ValueError, "a loader needs at least one sample; got a dataset of 0"),
+        (
+            (torch.zeros(0, 2),),
+            {},
+            ValueError,
+            "a loader gives batches of at least one sample; got .* 0: add",
+        ),
         (
             (torch.zeros(2, 4, 4),),
             {"images": True},

@@ -119,13 +119,10 @@ def _run(given: Given, *, resume: bool) -> int:
     learn.cbs += _callbacks(given, job.data)
     if options.timeline:
         say(learn.timeline())
-    if options.folder is None and is_main():
-        try:
-            learn.folder.mkdir(parents=True)
-        except FileExistsError as error:
-            raise UserMistake(f"{learn.folder} is there already: start again, or name another with --folder") from error
     try:
         with mistakes():
+            if options.folder is None and is_main():
+                learn.folder.mkdir(parents=True)  # at once, and an error where another run has just done so
             learn.fit(options.epochs, resume=resume)
     except SystemExit as stopped:
         if stopped.code == EXIT_RESUMABLE and is_main():

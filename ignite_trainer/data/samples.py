@@ -36,7 +36,8 @@ class SampleLoader(OrderedLoader):
         shuffle: a new order every epoch, a function of (seed, epoch).
         drop_last: leave out a last batch that is not full.
         seed: of the orders and of the samples.
-        seed_samples: False: samples draw from the generators as in a stock DataLoader, whose numbers depend on workers.
+        seed_samples: False: samples draw from the generators as in a stock DataLoader, whose numbers depend on workers;
+            with workers, random samples then differ after a resume in mid-epoch.
         num_workers: processes that read ahead; 0: none. They ignore SIGINT and SIGUSR1, which the main process answers.
         collate_fn: makes a batch of a list of samples; None: torch's own.
         pin_memory, persistent_workers, worker_init_fn: as for torch's ``DataLoader``.

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from numbers import Integral
 from typing import Literal, TypedDict
 
+from ..arguments import is_number
+
 LOWER_IS_BETTER = ("loss", "error", "mse", "mae", "perplexity")  # anywhere in a name
 LOWER_AS_WORDS = frozenset(
     ("bce", "brier", "cer", "cost", "distance", "divergence", "ece", "err", "fid", "mape", "nll", "ppl", "wer")
@@ -94,7 +96,7 @@ class Best:
             raise TypeError(f"monitor is the name of what is compared, such as 'valid_loss'; got {monitor!r}")
         if mode not in ("auto", "min", "max"):
             raise ValueError(f"mode is 'min' if lower is better, 'max' if higher is, or 'auto'; got {mode!r}")
-        if not 0 <= min_delta < math.inf:
+        if not (is_number(min_delta) and 0 <= min_delta < math.inf):
             raise ValueError(
                 f"min_delta is by how much a value must beat the best, at least 0 and finite; got {min_delta!r}"
             )

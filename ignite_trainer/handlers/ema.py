@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from ..arguments import is_number
 from ..callbacks import Callback
 
 __all__ = ["EMA"]
@@ -36,7 +37,7 @@ class EMA(Callback):
     order = 20
 
     def __init__(self, decay: float = 0.999):
-        if not 0 < decay < 1:
+        if not (is_number(decay) and 0 < decay < 1):
             raise ValueError(f"decay is the part of the average that stays, between 0 and 1; got {decay!r}")
         self.decay = decay
         self._move = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..arguments import is_number
 from ..callbacks import Callback
 from ..events import CancelBatchException
 
@@ -102,7 +103,7 @@ class TimeLimit(Callback):
     order = 80
 
     def __init__(self, seconds: float):
-        if not seconds > 0:
+        if not (is_number(seconds) and seconds > 0):
             raise ValueError(f"seconds is how long a fit may take, above 0; got {seconds!r}")
         self.seconds = seconds
 

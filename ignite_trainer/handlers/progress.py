@@ -54,7 +54,7 @@ class Progress(Callback):
         for key, value in row.items():
             if key.startswith("valid_"):
                 name = key.removeprefix("valid_").replace("_", " ").title()
-                parts.append(f"Validation {name}: " + (f"{value:.2%}" if "accuracy" in key else f"{value:.4f}"))
+                parts.append(f"Validation {name}: " + (f"{value:.2%}" if key.endswith("accuracy") else f"{value:.4f}"))
         print(", ".join(parts), file=self._file or sys.stdout, flush=True)
 
     def cleanup_fit(self, learn: Any, error: BaseException | None) -> None:
