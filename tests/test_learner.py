@@ -14,6 +14,7 @@ from torch import nn, optim
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from ignite_trainer import (
+    EMA,
     Accuracy,
     Callback,
     CancelBatchException,
@@ -23,9 +24,12 @@ from ignite_trainer import (
     Learner,
     Schedule,
     TensorLoader,
+    TimeLimit,
     accuracy,
+    check,
     create_evaluator,
     fit,
+    seed_everything,
 )
 from tests.tiny import blobs, dropout_net, hand_fit, mlp, same_state
 
@@ -561,6 +565,27 @@ REFUSED = {
         lambda: learner().one_epoch(False),
         ValueError,
         "this Learner has no validation loader: give one",
+    ),
+    "no loss": (
+        lambda: Learner(mlp(), (batches(), None), None, 0.1),
+        TypeError,
+        r"^loss_func is called with \(preds, y\), as in Learner\(.*\); got None$",
+    ),
+    "folder": (lambda: learner(folder=3), TypeError, "^folder is a path; got 3$"),
+    "list of precisions": (lambda: learner(precision=["bf16"]), ValueError, r"'fp16'; got \['bf16'\]$"),
+    "decay": (lambda: EMA("0.9"), ValueError, "that stays, between 0 and 1; got '0.9'$"),
+    "seconds": (lambda: TimeLimit("5"), ValueError, "how long a fit may take, above 0; got '5'$"),
+    "min_delta": (lambda: EarlyStopping(min_delta="0.1"), ValueError, "at least 0 and finite; got '0.1'$"),
+    "seed": (lambda: seed_everything("0"), ValueError, "^seed is a whole number from 0 .*; got '0'$"),
+    "check of a model": (
+        lambda: check(mlp()),
+        TypeError,
+        "^check looks at a Learner; got a Sequential",
+    ),
+    "metric without a return": (
+        lambda: learner(metrics={"none": lambda preds, y: None}).evaluate(batches()),
+        TypeError,
+        "^a metric function gives its mean over the batch, one number; got None: return it",
     ),
     "order of a callback": (
         lambda: learner(cbs=[type("Late", (), {"order": "last"})()]).fit(1),
