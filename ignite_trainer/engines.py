@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -54,6 +55,7 @@ class CancellableEngine(Engine):
         place: index of the batch in this epoch, from 0; -1 before the first.
         cancelled: the ``Scope`` that was cancelled, 0 for none.
         widest: the widest scope that is running here; a cancel of a wider one escapes.
+        around: a context manager for each run, called with the engine.
         before_loader: called with the loader just before an epoch's iterator is made; None: nothing is.
         partners: the engines that a cancelled fit ends.
         ranks: the other processes of the run, with which every ending is agreed on; None: there are none.
@@ -90,6 +92,7 @@ class CancellableEngine(Engine):
         self.partners: tuple[CancellableEngine, ...] = (self,)
         self._request: CancelException | None = None
         self._epochs: Epochs | None = None
+        self.around: Callable[[CancellableEngine], AbstractContextManager[None]] = lambda engine: nullcontext()
         self.before_loader: Callable[[Any], None] | None = None
         self.opener: Callable[[Epochs], Iterator[Any]] | None = None
         counters = dict.fromkeys(_IN_STEP, "iteration") | {TrainEvents.VALIDATED: "epoch"}
@@ -131,7 +134,7 @@ class CancellableEngine(Engine):
         self._epochs = Epochs(self, data, whole=epoch_length is None and max_iters is None)
         if self._epochs.whole:
             self.state.epoch_length = None
-        with torch.set_grad_enabled(self.training):
+        with torch.set_grad_enabled(self.training), self.around(self):
             try:
                 return super().run(self._epochs, max_epochs=max_epochs, max_iters=max_iters, epoch_length=epoch_length)
             finally:
@@ -193,6 +196,11 @@ class CancellableEngine(Engine):
         except Exception as error:
             self.annotate(error, "the step")
             raise
+
+    @property
+    def loader(self) -> Any:
+        """What is gone through now; None where no run is going on."""
+        return None if self._epochs is None else self._epochs.loader
 
     @property
     def running(self) -> bool:

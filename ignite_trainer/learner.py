@@ -169,17 +169,18 @@ class Learner:
         self.epoch_start: dict[str, Any] | None = None
         self.epoch_began = 0.0
         self.in_fit = False
+        self._loss_in_use, self._finds_loss_size = loss_func, loss_size is None
+        self._make_engines(step, loss_size or loss_size_of(loss_func))
 
-        self._sizes_losses, self._sized = loss_size is None, loss_func
-        size = loss_size or loss_size_of(loss_func)
-        prepare = preparation(self.device, prepare_batch)
-        autocast = autocast_for(precision, self.device)
-        window = window_for(self.device, size, precision=precision, accumulate=accumulate, clip_norm=clip_norm)
+    def _make_engines(self, step: Step | None, size: LossSize) -> None:
+        device, precision = self.device, self.precision
+        prepare, autocast = preparation(device, self.prepare_batch), autocast_for(precision, device)
+        window = window_for(device, size, precision=precision, accumulate=self.accumulate, clip_norm=self.clip_norm)
         train_step = TrainStep(prepare, autocast, window) if step is None else own_step(step, prepare, autocast, window)
         if self.ranks is not None:
             train_step = self.ranks.prepare(train_step, size)
         self.trainer = CancellableEngine(train_step, self, training=True, ranks=self.ranks)
-        self._eval_step = EvalStep(prepare, autocast_for(precision, self.device))  # may be entered within the other
+        self._eval_step = EvalStep(prepare, autocast_for(precision, device))  # may be entered within the other
         self.evaluator = CancellableEngine(self._eval_step, self, training=False, ranks=self.ranks)
         self.trainer.partners = self.evaluator.partners = (self.trainer, self.evaluator)
         self.engine = self.trainer
@@ -196,7 +197,7 @@ class Learner:
         self._resumption = Resumption(self)
         for engine in (trainer, evaluator):
             engine.widest = Scope.EPOCH  # until a fit runs
-            engine.add_event_handler(Events.STARTED, always(self._begin_run))
+            engine.around = self._around
             engine.add_event_handler(Events.EPOCH_STARTED, always(self._begin_epoch))
             engine.add_event_handler(TrainEvents.LOSS_COMPUTED, always(self._first_batches.check_loss))
         if self.ranks is not None:
@@ -497,9 +498,6 @@ class Learner:
 
     def _run(self, engine: CancellableEngine, dl: Any, n_epochs: int, done: tuple[int, int] = (0, 0)) -> None:
         """Run an engine; ``done``: the epochs and iterations that a resumed fit has behind it."""
-        before = self.engine, self.dl
-        batch = self.preds, self.loss
-        self.engine, self.dl = engine, dl
         engine.state.max_epochs = None  # a run from the start, also after one that ended early
         if done[0] == n_epochs:
             n_epochs = 0  # before_fit and after_fit only
@@ -515,28 +513,42 @@ class Learner:
                     f"torch said {type(error).__name__}: leave it out, or install one"
                 ) from error
             raise
-        finally:
-            if engine is self.evaluator and self.trainer.running:
-                self.engine, self.dl = before
-                if not self.validating:  # a callback's own evaluation, perhaps within a batch
-                    self.preds, self.loss = batch
 
-    def _begin_run(self, engine: CancellableEngine) -> None:
-        """Also where a user calls the engine's own ``run``."""
-        self.engine, self.forward = engine, self._called
-        if self._sizes_losses and self.loss_func is not self._sized:
-            self._size_losses()
+    @contextmanager
+    def _around(self, engine: CancellableEngine) -> Iterator[None]:
+        """Each run of an engine, a user's own ``run`` too; an evaluation amid a training leaves that as it was."""
+        amid_training = engine is self.evaluator and self.trainer.running
+        before = self.engine, self.dl, self.preds, self.loss
+        try:
+            self.engine, self.dl, self.forward = engine, engine.loader, self._called
+            self._prepare_run(engine)
+            with modes_kept(self.model) if amid_training else nullcontext():
+                yield
+        finally:
+            if amid_training:
+                self.engine, self.dl, preds, loss = before
+                if not self.validating:  # a fit's own: learn.loss is then that of its last batch
+                    self.preds, self.loss = preds, loss
+
+    def _prepare_run(self, engine: CancellableEngine) -> None:
+        """What a run needs of things that may have been assigned since the last: loss, callbacks, optimizer."""
+        if self.loss_func is not self._loss_in_use:
+            self._use_loss()
         if not self.in_fit:
             self._dispatch.gather()
             if engine.training and self.opt is None:
                 self.opt = self._make_optimizer()
 
-    def _size_losses(self) -> None:
-        """Find out what the mean of another loss stands for."""
-        self._sized, size = self.loss_func, loss_size_of(self.loss_func)
-        self.train_loss.size = self._valid_loss.size = size
-        if self._window is not None:
-            self._window.size = size
+    def _use_loss(self) -> None:
+        """A loss that was assigned, as one that is given at construction."""
+        self._loss_in_use = self.loss_func
+        if isinstance(self.loss_func, nn.Module):
+            self.loss_func.to(self.device)
+        if self._finds_loss_size:
+            size = loss_size_of(self.loss_func)
+            self.train_loss.size = self._valid_loss.size = size
+            if self._window is not None:
+                self._window.size = size
 
     def _begin_epoch(self, engine: CancellableEngine) -> None:
         engine.state.metrics.clear()

@@ -183,7 +183,7 @@ def own_step(step: Step, prepare: Prepare, *unused: Any) -> Step:
         warnings.warn(
             "precision, accumulate and clip_norm belong to TrainStep; a step of one's own does that itself, so they "
             "have no effect here",
-            stacklevel=3,
+            stacklevel=4,
         )
     if isinstance(step, TrainStep):
         return step

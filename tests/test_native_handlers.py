@@ -248,3 +248,19 @@ def test_handler_when_attached_as_its_event_fires_then_runs_this_time_already_an
 
     learn.fit(2)
     assert seen == ["late", "validated", "late", "later", "validated"]
+
+
+@pytest.mark.parametrize("event", [Events.ITERATION_COMPLETED(every=3), Events.EPOCH_COMPLETED, TrainEvents.PREDICTED])
+def test_evaluator_when_a_handler_runs_it_amid_a_fit_then_training_goes_on_as_it_was(event):
+    x, y = blobs(40)
+    data, other = list(zip(x.split(8), y.split(8), strict=True)), [blobs(12, seed=3)]
+
+    def fit_with(evaluates):
+        torch.manual_seed(0)
+        learn = Learner(dropout_net(), (data, data), nn.CrossEntropyLoss(), 0.1, device="cpu")
+        if evaluates:
+            learn.trainer.add_event_handler(event, lambda: learn.evaluator.run(other))
+        learn.fit(2)
+        return learn.model.state_dict()
+
+    assert same_state(fit_with(True), fit_with(False))
