@@ -79,8 +79,7 @@ class _Mean:
         """Σ value·n and Σ n as numbers; waits for the device."""
         if not isinstance(self.total, Tensor):
             return self.total, float(self.n)
-        like = {"dtype": self.total.dtype, "device": self.total.device}
-        parts = [torch.as_tensor(part, **like) for part in (self.total, self.rounded_off, self.n)]
+        parts = [torch.as_tensor(part).to(self.total) for part in (self.total, self.rounded_off, self.n)]
         total, rounded_off, n = torch.stack(parts).tolist()  # one wait
         return total + rounded_off, n if isinstance(self.n, Tensor) else float(self.n)
 
