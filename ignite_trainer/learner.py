@@ -522,12 +522,13 @@ class Learner:
         try:
             self.engine, self.dl, self.forward = engine, engine.loader, self._called
             self._prepare_run(engine)
-            with modes_kept(self.model) if amid_training else nullcontext():
+            # a fit's own validation leaves its mode until the next epoch of training, as a loop written by hand does
+            with modes_kept(self.model) if amid_training and not self.validating else nullcontext():
                 yield
         finally:
             if amid_training:
                 self.engine, self.dl, preds, loss = before
-                if not self.validating:  # a fit's own: learn.loss is then that of its last batch
+                if not self.validating:
                     self.preds, self.loss = preds, loss
 
     def _prepare_run(self, engine: CancellableEngine) -> None:

@@ -51,8 +51,8 @@ SABOTAGES = (
     Sabotage(ENGINES, "for engine in self.partners:", "for engine in (self,):", "a fit cancelled in validation"),
     Sabotage(
         ENGINES,
-        "with torch.set_grad_enabled(self.training):\n            try:\n                return super()",
-        "with torch.enable_grad():\n            try:\n                return super()",
+        "with torch.set_grad_enabled(self.training), self.around(self):",
+        "with torch.enable_grad(), self.around(self):",
         "no gradients in validation",
     ),
     Sabotage(

@@ -61,6 +61,16 @@ def test_modes_when_fitting_then_training_has_gradients_and_dropout_and_validati
     assert phases.seen == [(True, True, True)] * 4 + [(False, False, False)] * 2
 
 
+def test_after_validate_when_called_then_the_model_is_in_the_mode_of_the_validation():
+    class Look(Callback):
+        def after_validate(self, learn):
+            self.training = learn.model.training
+
+    look = Look()
+    learner(valid=batches(20, seed=1), cbs=[look]).fit(1)
+    assert not look.training
+
+
 @pytest.mark.parametrize("what", ["evaluate", "predict"])
 def test_evaluate_and_predict_when_done_then_every_submodule_has_its_mode_and_buffers_back(what):
     model = dropout_net()
