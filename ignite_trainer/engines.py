@@ -134,12 +134,12 @@ class CancellableEngine(Engine):
         self._epochs = Epochs(self, data, whole=epoch_length is None and max_iters is None)
         if self._epochs.whole:
             self.state.epoch_length = None
-        with torch.set_grad_enabled(self.training), self.around(self):
-            try:
+        try:
+            with torch.set_grad_enabled(self.training), self.around(self):
                 return super().run(self._epochs, max_epochs=max_epochs, max_iters=max_iters, epoch_length=epoch_length)
-            finally:
-                self._epochs.batches = None  # state.dataloader keeps the rest, and this would keep the loader's workers
-                self._epochs = None
+        finally:
+            self._epochs.batches = None  # state.dataloader keeps the rest, and this would keep the loader's workers
+            self._epochs = None
 
     def announce(self, event: TrainEvents) -> None:
         """Fire an event inside the step; where a handler cancels, the step is left.

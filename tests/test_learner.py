@@ -309,6 +309,16 @@ def test_cancel_when_raised_where_nothing_of_its_kind_runs_then_says_so():
     assert getattr(raised.value, "__notes__", notes) == notes  # Python 3.11
 
 
+def test_fit_after_one_whose_callbacks_were_refused_then_runs():
+    learn = learner(cbs=[lambda learn: None])
+    for run in (lambda: learn.fit(1), lambda: learn.one_epoch(True)):
+        with pytest.raises(TypeError, match="got the function"):
+            run()
+    learn.cbs = []
+    learn.fit(1)
+    assert learn.step == 4
+
+
 class Changing:
     """A loader whose epochs have 3, 5 and 2 batches."""
 
