@@ -6,11 +6,10 @@ import re
 import warnings
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
-from numbers import Real
 from types import FunctionType
 from typing import Any
 
-from .arguments import takes
+from .arguments import is_number, takes
 from .events import POINTS, CancelException
 
 __all__ = ["Callback", "Dispatcher", "in_order", "run_cbs"]
@@ -54,7 +53,7 @@ def in_order(cbs: Iterable[Any]) -> list[Any]:
     for cb in cbs:
         if isinstance(cb, type):
             raise TypeError(f"a callback is an object; got the class {cb.__name__}: make an instance of it")
-        if not isinstance(getattr(cb, "order", 0), Real):
+        if not is_number(getattr(cb, "order", 0)):
             raise TypeError(
                 f"a callback's order is a number, by which they are sorted; {type(cb).__name__} has {cb.order!r}"
             )

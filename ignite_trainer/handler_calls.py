@@ -58,7 +58,7 @@ class HandlerCalls:
     def __init__(self, *, training: bool):
         self.training = training
         self.at: dict[str, list[Call]] = defaultdict(list)
-        self._last: dict[str, Call] = {}
+        self._with_last: set[str] = set()  # events of which one call stays behind all others
         self._dispatchers: dict[str, tuple[int, Call]] = {}  # by event: the call of the callbacks, and its place
         self._with_callbacks: frozenset[str] = frozenset()
 
@@ -70,12 +70,12 @@ class HandlerCalls:
     def add(self, event: Any, call: Call) -> None:
         """Call it after all that is there at this event, this time already if the event is being fired."""
         calls = self.at[name_of(event)]
-        calls.insert(len(calls) - (name_of(event) in self._last), call)
+        calls.insert(len(calls) - (name_of(event) in self._with_last), call)
 
     def add_last(self, event: Any, call: Call) -> None:
         """Call it after all that is there, and all that is attached later."""
         self.add(event, call)
-        self._last[name_of(event)] = call
+        self._with_last.add(name_of(event))
 
     def add_dispatcher(self, event: Any, call: Call) -> None:
         """Likewise; this one calls the callbacks, and what is attached later is the users'."""
