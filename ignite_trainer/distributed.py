@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import ignite.distributed as idist
 import torch
@@ -19,8 +20,9 @@ _LOST = re.compile(
     "connection|connect|closed|reset by peer|broken pipe|socket|timed out|timeout|aborted", re.IGNORECASE
 )
 
-_host_group: Any = None  # where numbers on the CPU are told; None: the group itself can
-_host_group_of: Any = None  # the group that it was made for
+# where numbers on the CPU are told, by the group of all ranks, None where that can itself. Known weakly: a group that
+# lives on after it was destroyed keeps its threads, and a gloo rank that exits with them aborts now and then
+_host_groups: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 _broken = _peers_lost = False  # a collective has failed; and that was because another rank is gone
 
 
@@ -93,9 +95,7 @@ def finalize() -> None:
 
     >>> finalize()
     """
-    global _host_group
     if _has_group():
-        _host_group = None
         # two gloo ranks with a DistributedDataParallel model still alive aborted in 4 exits of 16
         gc.collect()
         dist.destroy_process_group()
@@ -131,7 +131,7 @@ def sum_in_place(tensor: torch.Tensor) -> None:
     """
     if world_size() > 1:
         with _together():
-            dist.all_reduce(tensor, group=_host_group if tensor.is_cpu else None)
+            dist.all_reduce(tensor, group=_host_group() if tensor.is_cpu else None)
 
 
 def all_objects(mine: Any) -> list[Any]:
@@ -143,7 +143,7 @@ def all_objects(mine: Any) -> list[Any]:
     everybodys = [mine] * world_size()
     if world_size() > 1:
         with _together():
-            dist.all_gather_object(everybodys, mine, group=_host_group)
+            dist.all_gather_object(everybodys, mine, group=_host_group())
     return everybodys
 
 
@@ -156,7 +156,7 @@ def of_main(mine: Any) -> Any:
     given = [mine]
     if world_size() > 1:
         with _together():
-            dist.broadcast_object_list(given, src=0, group=_host_group)
+            dist.broadcast_object_list(given, src=0, group=_host_group())
     return given[0]
 
 
@@ -175,7 +175,7 @@ def share_tensors(tensors: Iterable[torch.Tensor], source: int = 0) -> None:
     for group in alike.values():
         flat = torch.cat([tensor.reshape(-1) for tensor in group])
         with _together():
-            dist.broadcast(flat, source, group=_host_group if flat.is_cpu else None)
+            dist.broadcast(flat, source, group=_host_group() if flat.is_cpu else None)
         for tensor, part in zip(group, torch.split(flat, [tensor.numel() for tensor in group]), strict=True):
             tensor.copy_(part.view(tensor.shape))
 
@@ -187,20 +187,22 @@ def barrier() -> None:
     """
     if _has_group():
         with _together():
-            dist.barrier(group=_host_group)
+            dist.barrier(group=_host_group())
 
 
 def _has_group() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
+def _host_group() -> Any:
+    return _host_groups.get(dist.group.WORLD)
+
+
 def _make_host_group() -> None:
     """An nccl group cannot carry numbers on the CPU, and to read one from the device would wait for it."""
-    global _host_group, _host_group_of
-    if _host_group_of is not dist.group.WORLD:  # a user has destroyed the one before
-        _host_group, _host_group_of = None, dist.group.WORLD
-    if _host_group is None and "cpu:" not in dist.get_backend_config():
-        _host_group = dist.new_group(backend="gloo")
+    if dist.group.WORLD not in _host_groups:
+        carries_numbers = "cpu:" in dist.get_backend_config()
+        _host_groups[dist.group.WORLD] = None if carries_numbers else dist.new_group(backend="gloo")
 
 
 @contextmanager

@@ -105,6 +105,27 @@ def test_two_ranks_with_a_model_still_alive_leave_without_aborting(ending, tmp_p
         assert run.returncode == 0, run.stderr
 
 
+def test_two_ranks_that_have_fitted_keep_nothing_of_a_group_that_is_left_or_destroyed(tmp_path):
+    program = """
+import weakref
+from ignite_trainer import Learner, TensorLoader
+
+data = TensorLoader(torch.ones(12, 2), torch.ones(12).long(), batch_size=4)
+for leave in (finalize, dist.destroy_process_group):
+    learn = Learner(torch.nn.Linear(2, 2), (data, data), torch.nn.CrossEntropyLoss(), 0.1, device="cpu")
+    learn.fit(1)
+    assert sum_float64(torch.ones(1)) == 2
+    group = weakref.ref(dist.group.WORLD)
+    leave()
+    del learn
+    gc.collect()
+    assert group() is None, "its threads would still be there when the process exits"
+os.write(1, b"done\\n")
+"""
+    run = torchrun(START + program, tmp_path)
+    assert (run.returncode, run.stdout) == (0, "done\n" * 2), run.stderr
+
+
 def test_two_ranks_when_one_raises_end_with_its_error_and_do_not_leave_the_group(tmp_path):
     program = """
 number = os.environ["RANK"]
