@@ -33,57 +33,6 @@ def accuracy(preds: Tensor, y: Tensor) -> Tensor:
     return (preds.argmax(dim=1) == y).float().mean()
 
 
-class _Mean:
-    """Σ value·n / Σ n in float64: on the host for values on the CPU, else on their device, read once, at the end.
-
-    On mps, which has no float64, the sum is a float32 and beside it what its additions have rounded off.
-    """
-
-    def __init__(self) -> None:
-        self.total: float | Tensor = 0.0
-        self.n: int | float | Tensor = 0
-        self.rounded_off: float | Tensor = 0.0
-
-    def add(self, value: Tensor, n: int | Tensor) -> None:
-        if value.is_cpu:  # there is no device to wait for: 0.3 µs, where tensors take 3
-            n = n.item() if isinstance(n, Tensor) else n  # type: ignore[assignment]
-            if n:  # a batch of ignored labels alone has NaN for its loss
-                self.total += value.item() * n
-        else:
-            compensated = value.device.type == "mps"
-            weighted = value.detach().to(torch.float32 if compensated else torch.float64) * n
-            weighted = torch.where(n > 0, weighted, 0.0) if isinstance(n, Tensor) else weighted
-            if compensated:
-                self.add_compensated(weighted)
-            else:
-                self.total += weighted
-        self.n += n
-
-    def add_compensated(self, value: Tensor) -> None:
-        """Add to the sum, and keep what that rounds off. Source: Knuth's two-sum."""
-        total = self.total + value
-        added = total - self.total
-        self.rounded_off += (self.total - (total - added)) + (value - added)
-        self.total = total
-
-    def state(self) -> list[Any]:
-        """What was added so far, as plain data."""
-        return [self.total, self.n, self.rounded_off]
-
-    def load(self, state: list[Any], device: torch.device) -> None:
-        """Go on from a ``state``."""
-        parts = [part.to(device) if isinstance(part, Tensor) else part for part in state]
-        self.total, self.n, self.rounded_off = (*parts, 0.0)[:3]
-
-    def sums(self) -> tuple[float, float]:
-        """Σ value·n and Σ n as numbers; waits for the device."""
-        if not isinstance(self.total, Tensor):
-            return self.total, float(self.n)
-        parts = [torch.as_tensor(part).to(self.total) for part in (self.total, self.rounded_off, self.n)]
-        total, rounded_off, n = torch.stack(parts).tolist()  # one wait
-        return total + rounded_off, n if isinstance(self.n, Tensor) else float(self.n)
-
-
 class Ratio(Metric):
     """A metric that is one sum divided by another, over all ranks once ``share_sums`` has added them up."""
 
@@ -101,7 +50,61 @@ class Ratio(Metric):
         return total / n if n else math.nan
 
 
-class Loss(Ratio):
+class WeightedMean(Ratio):
+    """Σ value·n / Σ n in float64: on the host for values on the CPU, else on their device, read once, at the end.
+
+    On mps, which has no float64, the sum is a float32 and beside it what its additions have rounded off.
+    """
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        super().reset()
+        self._total: float | Tensor = 0.0
+        self._n: int | float | Tensor = 0
+        self._rounded_off: float | Tensor = 0.0
+
+    def add(self, value: Tensor, n: int | Tensor) -> None:
+        """Add a batch: its mean, a 0-d tensor, and how many samples that stands for."""
+        if value.is_cpu:  # there is no device to wait for: 0.3 µs, where tensors take 3
+            n = n.item() if isinstance(n, Tensor) else n  # type: ignore[assignment]
+            if n:  # a batch of ignored labels alone has NaN for its loss
+                self._total += value.item() * n
+        else:
+            compensated = value.device.type == "mps"
+            weighted = value.detach().to(torch.float32 if compensated else torch.float64) * n
+            weighted = torch.where(n > 0, weighted, 0.0) if isinstance(n, Tensor) else weighted
+            if compensated:
+                self.add_compensated(weighted)
+            else:
+                self._total += weighted
+        self._n += n
+
+    def add_compensated(self, value: Tensor) -> None:
+        """Add to the sum, and keep what that rounds off. Source: Knuth's two-sum."""
+        total = self._total + value
+        added = total - self._total
+        self._rounded_off += (self._total - (total - added)) + (value - added)
+        self._total = total
+
+    def state(self) -> list[Any]:
+        """What was added so far, as plain data."""
+        return [self._total, self._n, self._rounded_off]
+
+    def load(self, state: list[Any], device: torch.device) -> None:
+        """Go on from a ``state``, on this device."""
+        parts = [part.to(device) if isinstance(part, Tensor) else part for part in state]
+        self._total, self._n, self._rounded_off = (*parts, 0.0)[:3]
+
+    def sums(self) -> tuple[float, float]:
+        """Σ value·n and Σ n as numbers; waits for the device."""
+        if not isinstance(self._total, Tensor):
+            return self._total, float(self._n)
+        parts = [torch.as_tensor(part).to(self._total) for part in (self._total, self._rounded_off, self._n)]
+        total, rounded_off, n = torch.stack(parts).tolist()  # one wait
+        return total + rounded_off, n if isinstance(self._n, Tensor) else float(self._n)
+
+
+class Loss(WeightedMean):
     """The mean loss over an epoch's samples, from the losses that the step has computed anyway.
 
     On a trainer or evaluator of this package it takes each batch's loss as callbacks left it. Elsewhere it is an Ignite
@@ -121,31 +124,14 @@ class Loss(Ratio):
         self.size = size
         super().__init__()
 
-    def reset(self) -> None:
-        """Forget all batches."""
-        super().reset()
-        self._mean = _Mean()
-
     def update(self, output: tuple[Tensor, int | Tensor]) -> None:
         """Add a batch: its mean loss, a 0-d tensor, and how many samples that stands for."""
-        self._mean.add(*output)
-
-    def sums(self) -> tuple[float, float]:
-        """Σ loss·n and Σ n."""
-        return self._mean.sums()
-
-    def state(self) -> list[Any]:
-        """The sums so far, as plain data."""
-        return self._mean.state()
-
-    def load(self, state: list[Any], device: torch.device) -> None:
-        """Go on from a ``state``, on this device."""
-        self._mean.load(state, device)
+        self.add(*output)
 
     def iteration_completed(self, engine: Engine) -> None:
         """Take the loss of the batch that an engine of this package has just done."""
         loop = engine.loop  # type: ignore[attr-defined]
-        self._mean.add(loop.loss, self.size(loop.preds, engine.state.batch[1]))  # type: ignore[index]
+        self.add(loop.loss, self.size(loop.preds, engine.state.batch[1]))  # type: ignore[index]
 
 
 class Accuracy(Ratio):
@@ -215,7 +201,7 @@ class Accuracy(Ratio):
         self.update(engine.state.output)  # type: ignore[arg-type]
 
 
-class BatchMean(Ratio):
+class BatchMean(WeightedMean):
     """A function of a batch, averaged over an epoch with the batch sizes as weights.
 
     Args:
@@ -234,11 +220,6 @@ class BatchMean(Ratio):
         self.function = function
         super().__init__()
 
-    def reset(self) -> None:
-        """Forget all batches."""
-        super().reset()
-        self._mean = _Mean()
-
     def update(self, output: tuple[Any, Any]) -> None:
         """Add a batch ``(preds, y)``."""
         preds, y = output
@@ -251,11 +232,7 @@ class BatchMean(Ratio):
                 f"a metric function gives its mean over the batch, one number; got a tensor of shape "
                 f"{tuple(value.shape)}: take its mean"
             )
-        self._mean.add(value.reshape(()), first_dimension(preds, y))
-
-    def sums(self) -> tuple[float, float]:
-        """Σ value·n and Σ n."""
-        return self._mean.sums()
+        self.add(value.reshape(()), first_dimension(preds, y))
 
     def iteration_completed(self, engine: Engine) -> None:
         """Take the output ``(preds, y)`` of an evaluator."""
