@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .arguments import check_parts
+from .arguments import check_parts, is_whole
 from .distributed import is_main
 from .learner import Learner
 from .metrics import Accuracy
@@ -55,7 +54,7 @@ def fit(
     >>> loss, accuracy = fit(1, model, optim.SGD(model.parameters(), lr=1.0), nn.CrossEntropyLoss(), data, data)
     0 loss = 0.31326165795326233, accuracy = 1.0
     """
-    if not isinstance(epochs, Integral) or epochs < 1:
+    if not is_whole(epochs) or epochs < 1:
         raise ValueError(f"epochs is the number of epochs, so at least 1; got {epochs!r}")
     if valid_dl is None:
         raise ValueError(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .arguments import is_whole
 from .events import Scope, TrainEvents
 from .loss_size import LossSize
 
@@ -116,7 +117,7 @@ def check_gradient_options(accumulate: int, clip_norm: float | None) -> None:
     Raises:
         ValueError: a window of no batch, a norm that is not positive.
     """
-    if not isinstance(accumulate, Integral) or accumulate < 1:
+    if not is_whole(accumulate) or accumulate < 1:
         raise ValueError(f"accumulate is the number of batches in a step, so at least 1; got {accumulate!r}")
     if clip_norm is not None and not (isinstance(clip_norm, (Real, Tensor)) and clip_norm > 0):
         raise ValueError(f"clip_norm is the largest norm of the gradients, above 0, or None for any; got {clip_norm!r}")

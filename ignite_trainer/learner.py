@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import datetime
-from numbers import Integral
 from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
@@ -19,7 +18,7 @@ from ignite.engine import Events
 from ignite.metrics import Metric
 from torch import Tensor, nn, optim
 
-from .arguments import Fixed, check_parts
+from .arguments import Fixed, check_parts, is_whole
 from .callbacks import Dispatcher, in_order, run_cbs
 from .devices import pick_device
 from .distributed import initialize, world_size
@@ -251,7 +250,7 @@ class Learner:
             TypeError: a loader that cannot be gone through ``n_epochs`` times; a batch that is no pair.
             RuntimeError: a fit is running already.
         """
-        if not isinstance(n_epochs, Integral) or n_epochs < 0:
+        if not is_whole(n_epochs) or n_epochs < 0:
             raise ValueError(f"n_epochs is the number of epochs, a whole number from 0; got {n_epochs!r}")
         n_epochs = int(n_epochs)
         if self.in_fit:

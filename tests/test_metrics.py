@@ -2,6 +2,7 @@
 
 import math
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from ignite_trainer import Accuracy, Callback, CancelBatchException, Learner, Loss, accuracy
-from ignite_trainer.loss_size import loss_size_of
+from ignite_trainer.loss_size import first_dimension, ignored_label, loss_size_of
 from tests.tiny import blobs, mlp
 
 SCORES = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.1, math.nan, math.inf, -math.inf])
@@ -215,3 +216,33 @@ def test_size_of_a_weighted_loss_when_labels_are_ignored_then_is_what_the_loss_d
     weight, y = torch.tensor([0.5, 2.0, 3.0]), torch.tensor([0, 1, 255, 2, 2])
     size = loss_size_of(nn.CrossEntropyLoss(weight, ignore_index=255))
     assert size(torch.zeros(5, 3), y).item() == 8.5
+
+
+@pytest.mark.parametrize(
+    ("preds", "y", "n"),
+    [
+        (None, torch.zeros(4, 3), 4),
+        (None, torch.tensor(2.0), 1),
+        (None, {"name": "a box", "corner": torch.zeros(5, 2)}, 5),
+        (None, [torch.tensor(0.5), torch.zeros(3)], 3),
+        (None, ({"scale": 2.0}, {"mask": torch.zeros(6, 2)}), 2),
+        (None, ([], (torch.zeros(7),)), 7),
+        (torch.zeros(2, 7), ["a cat", "a dog"], 2),
+        ({"scores": torch.zeros(3, 7)}, "a cat", 3),
+    ],
+)
+def test_number_of_samples_when_y_is_a_nest_then_is_the_first_dimension_that_a_tensor_in_it_has(preds, y, n):
+    assert first_dimension(preds, y) == n
+
+
+def test_number_of_samples_when_no_tensor_tells_then_is_an_error():
+    message = r"are counted by a tensor in y or preds; got a str and a dict without one: give Learner\(loss_size="
+    with pytest.raises(TypeError, match=message):
+        first_dimension({"scores": 1.0}, "a cat")
+
+
+@pytest.mark.parametrize("loss_func", [nn.CrossEntropyLoss(ignore_index=3), partial(cross_entropy, ignore_index=3)])
+def test_ignored_label_is_that_of_a_loss_over_classes(loss_func):
+    assert ignored_label(loss_func) == 3
+    assert ignored_label(nn.NLLLoss()) == ignored_label(cross_entropy) == -100
+    assert ignored_label(nn.MSELoss()) is None

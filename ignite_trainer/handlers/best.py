@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Literal, TypedDict
 
-from ..arguments import is_number
+from ..arguments import is_number, is_whole
 
 LOWER_IS_BETTER = ("loss", "error", "mse", "mae", "perplexity")  # anywhere in a name
 LOWER_AS_WORDS = frozenset(
@@ -100,7 +99,7 @@ class Best:
             raise ValueError(
                 f"min_delta is by how much a value must beat the best, at least 0 and finite; got {min_delta!r}"
             )
-        if patience is not None and (not isinstance(patience, Integral) or patience < 1):
+        if patience is not None and (not is_whole(patience) or patience < 1):
             raise ValueError(f"patience is a number of epochs, at least 1, or None for no end; got {patience!r}")
         self.monitor = monitor
         self.mode: Literal["min", "max"] = mode_for(monitor) if mode == "auto" else mode
