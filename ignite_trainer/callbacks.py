@@ -12,7 +12,7 @@ from typing import Any
 from .arguments import is_number, takes
 from .events import POINTS, CancelException
 
-__all__ = ["Callback", "Dispatcher", "in_order", "run_cbs"]
+__all__ = ["Callback", "Dispatcher", "has_point", "in_order", "run_cbs"]
 
 _OF_OTHERS = re.compile(r"on_\w+_(begin|start|end)")  # Keras, Lightning, HF Trainer
 
@@ -45,6 +45,16 @@ class Callback:
                 continue
             for point in get_close_matches(name, POINTS, n=1, cutoff=0.8):
                 raise TypeError(f"{cls.__name__}.{name} is not a callback point; did you mean {point}?")
+
+    def leave_out(self, *points: str) -> None:
+        """Have this object called at these points no longer, which costs something for each batch; None stands there.
+
+        What a subclass has at them is called all the same.
+        """
+        for point in points:
+            owner = next(kind for kind in type(self).__mro__ if point in vars(kind))
+            if owner.__module__.startswith(f"{__package__}."):
+                setattr(self, point, None)
 
 
 def in_order(cbs: Iterable[Any]) -> list[Any]:
@@ -95,8 +105,11 @@ class Dispatcher:
         self.learn, self.also = learn, also
         self.methods: dict[str, list[tuple[Any, Callable[[Any], None]]]] = {}
 
-    def gather(self) -> None:
+    def gather(self, *, in_fit: bool = False) -> None:
         """Find which callback has a method at which point, in order.
+
+        Args:
+            in_fit: for a fit; else ``before_fit`` and ``after_fit`` are called on nobody.
 
         Raises:
             TypeError: a function among them, or a method that does not take the learner.
@@ -107,7 +120,9 @@ class Dispatcher:
         cbs = in_order(self.learn.cbs)
         for cb in cbs:
             _check_callback(cb)
-        self.methods = {name: [(cb, getattr(cb, name)) for cb in cbs if hasattr(cb, name)] for name in POINTS}
+        self.methods = {name: [(cb, getattr(cb, name)) for cb in cbs if has_point(cb, name)] for name in POINTS}
+        if not in_fit:
+            self.methods |= {"before_fit": [], "after_fit": []}
         for engine in (self.learn.trainer, self.learn.evaluator):
             self.listen(engine)
 
@@ -132,13 +147,18 @@ class Dispatcher:
             raise request
 
 
+def has_point(cb: Any, name: str) -> bool:
+    """Whether a callback is called at a point: it has something there, and not None."""
+    return getattr(cb, name, None) is not None
+
+
 def _check_callback(cb: Any) -> None:
     if isinstance(cb, FunctionType):
         raise TypeError(
             f"a callback is an object with methods named after points; got the function {cb.__name__}: attach "
             "it with learn.trainer.add_event_handler(event, function)"
         )
-    points = [name for name in POINTS if hasattr(cb, name)]
+    points = [name for name in POINTS if has_point(cb, name)]
     hooks = [name for name in dir(cb) if _OF_OTHERS.fullmatch(name)]
     if hooks and not points:
         warnings.warn(

@@ -155,7 +155,7 @@ class CancellableEngine(Engine):
         self.last_event_name = event_name
         name = event_name if isinstance(event_name, str) else event_name._name_
         for handler, args, kwargs, scope, takes_engine in self._calls[name]:
-            if scope and (self.cancelled >= scope or scope > self.widest):
+            if scope and self.cancelled >= scope:
                 continue
             if event_args or event_kwargs:
                 args = (*args[:takes_engine], *event_args, *args[takes_engine:])

@@ -75,7 +75,7 @@ def write_aside(path: Path, write: Callable[[Path], Any]) -> None:
         OSError: the disk is full, or the folder cannot be written; the former file is whole.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{path.name}")
+    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")  # the ending tells some libraries what to write
     try:
         temporary.touch()
         mode = temporary.stat().st_mode
@@ -110,7 +110,8 @@ def set_aside(paths: Iterable[Path], folder: Path) -> None:
     """Move files of an earlier fit into ``earlier-1``, ``earlier-2``, … below this folder; none makes no folder."""
     paths = list(paths)
     if paths:
-        earlier = folder / f"earlier-{1 + len(list(folder.glob('earlier-*')))}"
+        numbers = [path.name.removeprefix("earlier-") for path in folder.glob("earlier-*")]
+        earlier = folder / f"earlier-{1 + max((int(number) for number in numbers if number.isdecimal()), default=0)}"
         earlier.mkdir()
         for path in paths:
             path.replace(earlier / path.name)

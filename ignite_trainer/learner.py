@@ -477,7 +477,7 @@ class Learner:
     @contextmanager
     def _fitting(self) -> Iterator[None]:
         """In here cancels of the fit are caught; at the end ``cleanup_fit`` is called on each callback that has it."""
-        self._dispatch.gather()
+        self._dispatch.gather(in_fit=True)
         error: BaseException | None = None
         with ExitStack() as stack:  # calls them all, even if one raises
             for cb in reversed(in_order(self.cbs)):

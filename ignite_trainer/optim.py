@@ -73,7 +73,9 @@ def check_step(optimizer: Any) -> None:
     Raises:
         TypeError: its ``step`` has to be given something.
     """
-    if not takes(optimizer.step):
+    in_class = getattr(type(optimizer), "step", None)
+    # a scheduler of torch 2.13 puts a wrapper in the method's place, which seems to need the optimizer itself
+    if not takes(optimizer.step) and not (in_class is not None and takes(in_class, optimizer)):
         raise TypeError(
             f"step() of the optimizer is called without arguments; {type(optimizer).__name__}'s needs some: give "
             "Learner(step=...), a step of one's own, which calls learn.opt.step(closure)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -79,7 +80,7 @@ def restore(learn: Any, state: dict[str, Any]) -> None:
         learn.scaler.load_state_dict(state["scaler"])
     for name, cb in stateful(learn.cbs).items():
         if name in state["callbacks"]:
-            cb.load_state_dict(state["callbacks"][name])
+            cb.load_state_dict(copy.deepcopy(state["callbacks"][name]))  # some keep or empty what they get
     progress = state["progress"]
     learn.step, learn.epoch = progress["step"], progress["epoch"]
     learn.history = [dict(row) for row in state["history"]]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ignite.engine import Events
 
-from .callbacks import in_order
+from .callbacks import has_point, in_order
 from .events import POINTS
 
 __all__ = ["TimelineRow", "rows_of", "timeline"]
@@ -67,7 +67,7 @@ def _row(engine: str, point: str, who: str) -> TimelineRow:
 
 
 def _callbacks(learn: Any, engine: str, point: str) -> list[TimelineRow]:
-    with_method = [cb for cb in in_order(learn.cbs) if hasattr(cb, point)]
+    with_method = [cb for cb in in_order(learn.cbs) if has_point(cb, point)]
     return [_row(engine, point, f"{type(cb).__name__} ({getattr(cb, 'order', 0)})") for cb in with_method]
 
 

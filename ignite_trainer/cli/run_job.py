@@ -52,7 +52,7 @@ class Killer:
 
     def before_batch(self, learn: Any) -> None:
         """A batch begins."""
-        self._at("training" if learn.model.training else "validating")
+        self._at("training" if learn.engine.training else "validating")
 
     def _watch_files(self, event: str, args: tuple[Any, ...]) -> None:
         """Python calls this at every file that is opened or renamed: also within the writing of a checkpoint."""

@@ -103,7 +103,7 @@ class MaxSteps(Callback):
 
     def after_batch(self, learn: Any) -> None:
         """Leave the epoch."""
-        if learn.model.training and learn.step >= self.n_steps:
+        if learn.engine.training and learn.step >= self.n_steps:
             learn.trainer.terminate_epoch()
 
     def after_validate(self, learn: Any) -> None:

@@ -85,6 +85,7 @@ class Checkpoint(Callback):
         self.brings = (CrashReport(folder),)
         self._writer: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self._saved_at, self._saved_step, self._due = 0.0, 0, False
 
     def folder(self, learn: Any) -> Path:
         """Where the checkpoints of this learner's run are."""
@@ -121,7 +122,7 @@ class Checkpoint(Callback):
         refuse_persistent_workers(learn.valid_dl)
         if self.monitor is not None:
             check_monitor(self.monitor, learn.monitors)
-        if is_main():
+        if is_main() and learn.n_epochs:
             self.folder(learn).mkdir(parents=True, exist_ok=True)
             set_aside(self._left_over(learn), self.folder(learn))
         if learn.ranks is not None:
@@ -133,7 +134,9 @@ class Checkpoint(Callback):
 
     def after_batch(self, learn: Any) -> None:
         """Save in mid-epoch, where that is due."""
-        if not learn.model.training or self._failure is not None:
+        if not learn.in_fit:
+            return
+        if not learn.engine.training or self._failure is not None:
             return self._raise_failure()
         if self.every_steps is not None and learn.step - self._saved_step >= self.every_steps:
             self._due = True
@@ -169,6 +172,9 @@ class Checkpoint(Callback):
         self._wait()
         if error is None:
             self._raise_failure()
+        elif self._failure is not None:
+            logging.getLogger("ignite_trainer").error(f"the last checkpoint was not written: {self._failure}")
+            self._failure = None
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far."""

@@ -60,7 +60,7 @@ class EMA(Callback):
 
     def before_epoch(self, learn: Any) -> None:
         """Averages in for the validation of a fit, weights back for training."""
-        if learn.model.training:
+        if learn.engine.training:
             self._swap(learn.model, False)
         elif learn.validating:
             self._swap(learn.model, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any, Literal
 
@@ -44,21 +45,32 @@ class NaNGuard(Callback):
         self.skipped = 0
         self.found: tuple[int, int] | None = None  # epoch and batch of the first loss that was not finite
         self._losses: list[tuple[int, int, Tensor]] = []
-        if action == "skip":
-            self.after_backward = self._skip
-        else:
-            self.after_batch = self._gather
-            self.after_epoch = self._look
+        self.leave_out(*(("after_batch", "after_epoch") if action == "skip" else ("after_backward",)))
 
     def before_fit(self, learn: Any) -> None:
         """Begin anew."""
         self._losses, self.skipped, self.found = [], 0, None
 
-    def _gather(self, learn: Any) -> None:
-        if learn.model.training:
+    def after_batch(self, learn: Any) -> None:
+        """Gather the loss; look at those that there are, when it is time."""
+        if learn.engine.training:
             self._losses.append((learn.epoch, learn.iter, learn.loss.detach()))
             if len(self._losses) >= self.every_steps:
                 self._look(learn)
+
+    def after_epoch(self, learn: Any) -> None:
+        """Look at the losses that are left."""
+        self._look(learn)
+
+    def after_backward(self, learn: Any) -> None:
+        """Leave out a batch whose loss or gradients are not finite."""
+        parts = [learn.loss.detach()]
+        if learn.scaler is None:  # which leaves out such gradients itself, and has to see them to find its scale
+            parts += [_values(parameter.grad) for parameter in learn.model.parameters() if parameter.grad is not None]
+        if not torch.stack([part.isfinite().all() for part in parts]).all():  # waits for the device
+            self.skipped += 1
+            learn.opt.zero_grad()
+            raise CancelBatchException
 
     def _look(self, learn: Any) -> None:
         losses, self._losses = self._losses, []
@@ -76,15 +88,6 @@ class NaNGuard(Callback):
         if self.action == "raise":
             raise FloatingPointError(text)
         learn.stop(f"NaN guard: {text}", outcome="broken")
-
-    def _skip(self, learn: Any) -> None:
-        parts = [learn.loss.detach()]
-        if learn.scaler is None:  # which leaves out such gradients itself, and has to see them to find its scale
-            parts += [parameter.grad for parameter in learn.model.parameters() if parameter.grad is not None]
-        if not torch.stack([part.isfinite().all() for part in parts]).all():  # waits for the device
-            self.skipped += 1
-            learn.opt.zero_grad()
-            raise CancelBatchException
 
 
 class TimeLimit(Callback):
@@ -105,7 +108,7 @@ class TimeLimit(Callback):
     def __init__(self, seconds: float):
         if not (is_number(seconds) and seconds > 0):
             raise ValueError(f"seconds is how long a fit may take, above 0; got {seconds!r}")
-        self.seconds = seconds
+        self.seconds, self._end = seconds, math.inf
 
     def before_fit(self, learn: Any) -> None:
         """Start the clock."""
@@ -113,9 +116,13 @@ class TimeLimit(Callback):
 
     def after_batch(self, learn: Any) -> None:
         """Look at the clock."""
-        if learn.model.training and time.monotonic() > self._end and learn.at_step_boundary:
+        if learn.in_fit and learn.engine.training and time.monotonic() > self._end and learn.at_step_boundary:
             text = f"time limit: {self.seconds:g} seconds are over in epoch {learn.epoch + 1}, batch {learn.iter + 1}"
             learn.stop(text, outcome="resumable")
+
+
+def _values(gradient: Tensor) -> Tensor:
+    return gradient.coalesce().values() if gradient.is_sparse else gradient
 
 
 def _first_bad_parameter(model: torch.nn.Module) -> str:

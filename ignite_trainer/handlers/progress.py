@@ -39,10 +39,9 @@ class Progress(Callback):
     def __init__(self, *, bar: bool | None = None, file: TextIO | None = None):
         self._file = file
         self._bar: Any = None
-        if bar or (bar is None and (sys.stderr.isatty() or "ipykernel" in sys.modules)):
-            self.before_epoch = self._open
-            self.after_batch = self._advance
-            self.after_epoch = self._close_after_epoch
+        in_terminal = sys.stderr is not None and sys.stderr.isatty()  # a daemon may have none
+        if not (bar or (bar is None and (in_terminal or "ipykernel" in sys.modules))):
+            self.leave_out("before_epoch", "after_batch", "after_epoch")
 
     def after_validate(self, learn: Any) -> None:
         """Close the bar, write the epoch's line."""
@@ -63,7 +62,8 @@ class Progress(Callback):
         if learn.stop_reason and is_main():
             print(learn.stop_reason, file=self._file or sys.stdout, flush=True)
 
-    def _open(self, learn: Any) -> None:
+    def before_epoch(self, learn: Any) -> None:
+        """Open the bar of a phase."""
         from tqdm.auto import tqdm
 
         self._close()
@@ -73,16 +73,19 @@ class Progress(Callback):
             total = loader_length(learn.dl)
         except TypeError:
             total = None
-        phase = "training" if learn.model.training else "validation"
-        what = f"Epoch {learn.epoch + 1}/{learn.n_epochs} {phase}" if learn.in_fit else "evaluation"
+        phase = learn.engine.phase
+        outside = "training" if learn.engine.training else "evaluation"
+        what = f"Epoch {learn.epoch + 1}/{learn.n_epochs} {phase}" if learn.in_fit else outside
         self._bar = tqdm(total=total, desc=what, leave=False, unit="batch")
 
-    def _advance(self, learn: Any) -> None:
+    def after_batch(self, learn: Any) -> None:
+        """Move the bar on."""
         if self._bar is not None:
             self._bar.update()
 
-    def _close_after_epoch(self, learn: Any) -> None:
-        self._close()  # an evaluation outside a fit has no later point
+    def after_epoch(self, learn: Any) -> None:
+        """Close the bar; an evaluation outside a fit has no later point."""
+        self._close()
 
     def _close(self) -> None:
         if self._bar is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, Literal
 
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -50,14 +51,17 @@ class Schedule(Callback):
             raise ValueError(f"step is 'batch', 'epoch' or 'validate'; got {step!r}")
         self.spec, self.every, self.monitor = scheduler, step, monitor
         self.scheduler: Any = None
-        if step == "batch":
-            self.after_step = self._after_step
+        self.n_steps: int | None = None
+        self._n_epochs = 0
+        self._left_out: tuple[float, ...] | None = None  # what the step after the last would have been given
+        if step != "batch":
+            self.leave_out("after_step")
 
     def before_fit(self, learn: Any) -> None:
         """Make the scheduler, which at once sets the first rates."""
-        self.n_steps = self._steps_of_run(learn)
-        self._steps_before_epoch = learn.step
-        n = self.n_steps if self.every == "batch" or self.n_steps is None else learn.n_epochs
+        self.n_steps, self._n_epochs = self._steps_of_run(learn), learn.n_epochs
+        self._steps_before_epoch, self._left_out = learn.step, None
+        n = self.n_steps if self.every == "batch" else learn.n_epochs
         self.scheduler = build_scheduler(self.spec, learn.opt, n)
         if isinstance(self.scheduler, ReduceLROnPlateau) != (self.every == "validate"):
             raise ValueError(
@@ -67,24 +71,35 @@ class Schedule(Callback):
         if self.every == "validate":
             check_monitor(self.monitor, learn.monitors)
 
-    def _after_step(self, learn: Any) -> None:
-        if self.n_steps is None or learn.step < self.n_steps:  # n steps have n rates: none is set after the last
-            self.scheduler.step()
+    def after_step(self, learn: Any) -> None:
+        """Step the scheduler of steps."""
+        if learn.in_fit:
+            self._step(last=self.n_steps is not None and learn.step >= self.n_steps)
 
     def after_validate(self, learn: Any) -> None:
         """Step the scheduler of epochs, if the epoch has moved the weights."""
         moved, self._steps_before_epoch = learn.step > self._steps_before_epoch, learn.step
-        if self.every == "batch" or not moved or learn.epoch + 1 == learn.n_epochs:
-            return
-        if self.every == "validate":
-            self.scheduler.step(learn.history[-1][self.monitor])
+        if self.every != "batch" and moved:
+            value = (learn.history[-1][self.monitor],) if self.every == "validate" else ()
+            self._step(*value, last=learn.epoch + 1 == learn.n_epochs)
+
+    def _step(self, *value: float, last: bool) -> None:
+        """n steps have n rates: none is set after the last, unless a resumed run goes on behind it."""
+        if last:
+            self._left_out = value
         else:
-            self.scheduler.step()
+            self.scheduler.step(*value)
 
     def state_dict(self) -> dict[str, Any]:
         """The scheduler's state."""
         state = self.scheduler.state_dict()
-        return {"scheduler": state, "steps_before_epoch": self._steps_before_epoch, "n_steps": self.n_steps}
+        return {
+            "scheduler": state,
+            "steps_before_epoch": self._steps_before_epoch,
+            "n_steps": self.n_steps,
+            "n_epochs": self._n_epochs,
+            "left_out": self._left_out,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a ``state_dict``; called after ``before_fit``.
@@ -99,6 +114,10 @@ class Schedule(Callback):
             )
         self.scheduler.load_state_dict(state["scheduler"])
         self._steps_before_epoch = state["steps_before_epoch"]
+        if state["left_out"] is not None and self._n_epochs > state["n_epochs"]:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
+                self._step(*state["left_out"], last=False)  # the optimizer has stepped, before this process began
 
     @staticmethod
     def _steps_of_run(learn: Any) -> int | None:

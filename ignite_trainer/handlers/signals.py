@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 __all__ = ["EXIT_RESUMABLE", "SignalWatch"]
 
@@ -20,29 +20,41 @@ class SignalWatch:
     """Notes SIGTERM, SIGUSR1 and Ctrl-C instead of dying of them; a second Ctrl-C interrupts at once.
 
     Under torchrun a Ctrl-C comes twice, from the terminal and from the launcher: that is one, if it is within a second.
-    Only in the main thread, where Python lets signals be handled; elsewhere nothing is watched.
+    Only in the main thread, where Python lets signals be handled; elsewhere nothing is watched. Several watches note
+    the same signals; the last that stops gives them back.
     """
 
+    _watching: ClassVar[list[SignalWatch]] = []
+    _former: ClassVar[dict[int, Any]] = {}
+    _noted_at: ClassVar[float] = 0.0
+
     def __init__(self) -> None:
-        self.received, self._noted_at = "", 0.0
-        self._former: dict[int, Any] = {}
+        self.received = ""
 
     def start(self) -> None:
         """Watch from now on."""
         self.received = ""
-        if threading.current_thread() is threading.main_thread() and not self._former:
-            for name in _WATCHED:
-                number = getattr(signal, name)
-                self._former[number] = signal.signal(number, self._note)
+        if threading.current_thread() is threading.main_thread() and self not in self._watching:
+            if not self._watching:
+                for name in _WATCHED:
+                    number = getattr(signal, name)
+                    self._former[number] = signal.signal(number, self._note)
+            self._watching.append(self)
 
     def stop(self) -> None:
-        """Give the signals back to whom they were."""
-        for number, former in self._former.items():
-            signal.signal(number, former)
-        self._former = {}
+        """Watch no longer; if nobody does, give the signals back to whom they were."""
+        if self in self._watching:
+            self._watching.remove(self)
+            if not self._watching:
+                for number, former in self._former.items():
+                    signal.signal(number, former)
+                self._former.clear()
 
-    def _note(self, number: int, frame: Any) -> None:
-        is_copy = "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() - self._noted_at < 1
-        if self.received and number == signal.SIGINT and not is_copy:
+    @classmethod
+    def _note(cls, number: int, frame: Any) -> None:
+        is_copy = "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() - cls._noted_at < 1
+        if number == signal.SIGINT and not is_copy and any(watch.received for watch in cls._watching):
             raise KeyboardInterrupt
-        self.received, self._noted_at = signal.Signals(number).name, time.monotonic()
+        cls._noted_at = time.monotonic()
+        for watch in cls._watching:
+            watch.received = signal.Signals(number).name

@@ -94,7 +94,7 @@ class TensorBoard(Callback):
 
     def before_epoch(self, learn: Any) -> None:
         """Begin to measure a training epoch, or to record a validation."""
-        if learn.model.training:
+        if learn.engine.training:
             self._began = self._ended = time.perf_counter()
             self._n_samples = 0
             self._parameters = list(learn.model.parameters())
@@ -112,7 +112,7 @@ class TensorBoard(Callback):
         """Take the batch's loss, or its predictions."""
         if self.events is None:
             return
-        if not learn.model.training:
+        if not learn.engine.training:
             if self.validation is not None and learn.validating:
                 self.validation.update(learn.batch[0], learn.preds, learn.batch[1])
             return

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from ..callbacks import has_point
 from ..data import TensorLoader
 from ..epochs import batches_of
 from ..learner import Learner
@@ -106,7 +107,7 @@ def _readings(
     learn: Learner, twin: Learner, cbs: list[Any], steps: Steps, loss: ClassLoss | None, n_batches: int
 ) -> list[Reading]:
     """Both loaders, read."""
-    as_given = not any(hasattr(cb, point) for cb in cbs for point in ("before_batch", "after_predict"))
+    as_given = not any(has_point(cb, point) for cb in cbs for point in ("before_batch", "after_predict"))
 
     def handles_nan(batch: Any) -> bool:
         return isinstance(learn.trainer.step, TrainStep) and math.isfinite(twin.evaluate([batch])["loss"])
