@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import nn
 
-__all__ = ["Fixed", "check_parts", "is_number", "is_whole", "takes"]
+__all__ = ["Fixed", "check_model", "check_parts", "is_number", "is_whole", "takes"]
 
 T = TypeVar("T")
 
@@ -31,6 +31,10 @@ class Fixed(Generic[T]):
         self._name = name
 
     def __get__(self, instance: Any, owner: Any = None) -> T:
+        if instance is None:
+            return self  # type: ignore[return-value]  # asked of the class, as inspect does
+        if self._name not in vars(instance):
+            raise AttributeError(f"{type(instance).__name__} has no {self._name} yet")
         value: T = vars(instance)[self._name]
         return value
 
@@ -61,8 +65,7 @@ def check_parts(model: Any, loss_func: Any, opt_func: Any, cbs: Any, *, call: st
     Traceback (most recent call last):
     TypeError: loss_func is called with (preds, y), as in fit(...); got the class MSELoss: make an instance of it
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model is an nn.Module, as in {call}; got {_called(model)}")
+    check_model(model, call=call)
     needed = loss_func is not None or not own_step
     if needed and (isinstance(loss_func, type) or not callable(loss_func)):
         raise TypeError(f"loss_func is called with (preds, y), as in {call}; got {_called(loss_func)}")
@@ -74,6 +77,16 @@ def check_parts(model: Any, loss_func: Any, opt_func: Any, cbs: Any, *, call: st
     if not isinstance(cbs, Iterable):
         way_out = "leave it out" if cbs is None else "put it into a list"
         raise TypeError(f"cbs is a list of callbacks; got {_called(cbs)}: {way_out}")
+
+
+def check_model(model: Any, *, call: str) -> None:
+    """Refuse a model that is no module.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is an nn.Module, as in {call}; got {_called(model)}")
 
 
 def is_number(value: object) -> bool:

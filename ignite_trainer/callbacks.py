@@ -115,12 +115,15 @@ class Dispatcher:
             TypeError: a function among them, or a method that does not take the learner.
 
         Warns:
-            UserWarning: one that has the hooks of another framework, and none of ours.
+            UserWarning: one that has the hooks of another framework, and none of ours; one that waits for a point
+                which a step of one's own does not call.
         """
         cbs = in_order(self.learn.cbs)
         for cb in cbs:
             _check_callback(cb)
         self.methods = {name: [(cb, getattr(cb, name)) for cb in cbs if has_point(cb, name)] for name in POINTS}
+        if in_fit and self.learn.has_own_step:
+            _warn_of_uncalled(cbs)
         if not in_fit:
             self.methods |= {"before_fit": [], "after_fit": []}
         for engine in (self.learn.trainer, self.learn.evaluator):
@@ -145,6 +148,17 @@ class Dispatcher:
                 raise
         if request is not None:
             raise request
+
+
+def _warn_of_uncalled(cbs: Iterable[Any]) -> None:
+    for cb in cbs:
+        unheard = [point for point in ("after_backward", "after_step") if has_point(cb, point)]
+        if unheard and not has_point(cb, "after_batch"):
+            warnings.warn(
+                f"{' and '.join(unheard)} belong to TrainStep; {type(cb).__name__} waits for it, and a step of one's "
+                f"own does not call it: have the step call learn.callback({unheard[-1]!r})",
+                stacklevel=5,
+            )
 
 
 def has_point(cb: Any, name: str) -> bool:

@@ -1,7 +1,8 @@
 """The Ignite engine whose handlers may cancel the batch, the epoch or the fit.
 
 Every private name of Ignite that the package touches stands in this file: ``_fire_event``, ``_compare_handlers``,
-``_is_done``, ``_get_data_length``, ``_event_handlers`` (pinned by ``tests/test_engines.py``).
+``_is_done``, ``_get_data_length``, ``_event_handlers`` (pinned by ``tests/test_engines.py``); but for the mark of a
+filtered handler, ``_parent``, which ``handler_calls.py`` looks for.
 """
 
 from __future__ import annotations

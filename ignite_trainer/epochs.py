@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,7 +12,17 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from .events import CancelException, Scope
 
-__all__ = ["Epochs", "batches_of", "check_loader", "is_function", "loader_length", "pair_of_loaders"]
+__all__ = [
+    "Epochs",
+    "batches_of",
+    "check_loader",
+    "first_batch",
+    "is_function",
+    "loader_length",
+    "pair_of_loaders",
+    "refuse_one_shot",
+    "rereadable",
+]
 
 _END = object()
 
@@ -86,6 +97,47 @@ class Epochs:
 def batches_of(loader: Any) -> Iterator[Any]:
     """An epoch of a loader: of itself, or, where it is a function, of what that returns."""
     return iter(loader() if is_function(loader) else loader)
+
+
+def rereadable(loader: Any) -> Any:
+    """A loader to read beside a fit or before one, of which the loader itself notices nothing that is not put back.
+
+    A stock ``DataLoader`` that keeps its workers would keep these too, with their random states: a copy of
+    it is read.
+    """
+    if not isinstance(loader, DataLoader):
+        return loader
+    other = copy.copy(loader)
+    vars(other)["_iterator"] = None
+    return other
+
+
+def first_batch(loader: Any) -> Any:
+    """What a loader gives first.
+
+    Raises:
+        ValueError: it gives nothing.
+    """
+    for batch in batches_of(rereadable(loader)):
+        return batch
+    raise ValueError("a loader gives at least one batch an epoch; this one gave none")
+
+
+def refuse_one_shot(loader: Any, rule: str) -> None:
+    """Refuse an iterator, of which what is read is gone.
+
+    Args:
+        loader: a loader.
+        rule: for the message.
+
+    Raises:
+        TypeError: it is one.
+    """
+    if hasattr(loader, "__next__"):
+        raise TypeError(
+            f"{rule}; this one is a one-shot {type(loader).__name__}: give a list, a DataLoader, or the function that "
+            "makes it"
+        )
 
 
 def is_function(loader: Any) -> bool:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from .files import read_verified, write_aside
-from .loadable import load_plain
+from .loadable import UNKNOWN, load_plain, shapes_of
 from .modes import modes_kept
 from .rng import get_rng_state, set_rng_state
 
-__all__ = ["export_model", "load_weights", "save_weights"]
+__all__ = ["export_model", "load_weights", "refuse_extra_state", "save_weights"]
 
 Format = Literal["safetensors", "torch", "onnx"]
 
@@ -34,6 +34,7 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
 
     Raises:
         OSError: the disk is full, or the folder cannot be written; a former file is whole.
+        ValueError: the model has an extra state, which is no tensor.
 
     Source: safetensors' ``save_model``.
 
@@ -44,7 +45,22 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
     """
     from safetensors.torch import save_model
 
+    refuse_extra_state(model)
     write_aside(Path(path), lambda temporary: save_model(model, str(temporary)))
+
+
+def refuse_extra_state(model: nn.Module) -> None:
+    """Refuse a model whose state safetensors cannot hold.
+
+    Raises:
+        ValueError: it has something else than tensors in it.
+    """
+    for name, shape in shapes_of(model.state_dict()).items():
+        if shape is None:
+            raise ValueError(
+                f"safetensors holds tensors; {name} of {type(model).__name__} is none: take a Checkpoint, which keeps "
+                "it, or torch.save"
+            )
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -59,17 +75,17 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         ValueError: it is no safetensors file, or a tensor does not fit; the model is as it was.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file, load_model
+    from safetensors.torch import load_file
 
     if zipfile.is_zipfile(path):
         _load_from_checkpoint(model, Path(path))
         return
     try:
-        saved = {name: tuple(tensor.shape) for name, tensor in load_file(path).items()}
+        weights = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"weights are loaded from a whole safetensors file; {path} is none: {error}") from error
-    _check_fit(model, saved, path)
-    load_model(model, path)
+    _check_fit(model, shapes_of(weights), path)
+    model.load_state_dict(weights, strict=False)  # what is not there is tied to what is
 
 
 def _load_from_checkpoint(model: nn.Module, path: Path) -> None:
@@ -77,7 +93,7 @@ def _load_from_checkpoint(model: nn.Module, path: Path) -> None:
     weights = state.get("model") if isinstance(state, dict) else None
     if not isinstance(weights, dict):
         raise ValueError(f"weights are loaded from a safetensors file or a checkpoint; {path} is neither")
-    _check_fit(model, {name: tuple(tensor.shape) for name, tensor in weights.items()}, path)
+    _check_fit(model, shapes_of(weights), path)
     model.load_state_dict(weights)
 
 
@@ -127,13 +143,16 @@ def export_model(model: nn.Module, x: Any, path: str | Path, format: Format = "s
         write_aside(path, write)
 
 
-def _check_fit(model: nn.Module, saved: dict[str, tuple[int, ...]], path: str | Path) -> None:
+def _check_fit(model: nn.Module, saved: dict[str, Any], path: str | Path) -> None:
     ours = model.state_dict()
-    shapes = {name: tuple(tensor.shape) for name, tensor in ours.items()}
-    there = {_place(ours[name]) for name in saved if name in ours}
+    shapes = shapes_of(ours)
+    there = {_place(ours[name]) for name in saved if isinstance(shapes.get(name), tuple)}
     for name in [*shapes, *saved]:
-        is_tied = name not in saved and _place(ours[name]) in there  # to a name that is there
-        if saved.get(name) != shapes.get(name) and not is_tied:
+        is_tied = name not in saved and isinstance(shapes[name], tuple) and _place(ours[name]) in there  # to one there
+        is_open = name in saved and shapes.get(name) == UNKNOWN  # of a lazy module: it takes any
+        if (name in saved) != (name in shapes) or saved[name] != shapes[name]:
+            if is_tied or is_open:
+                continue
             raise ValueError(
                 f"{path} has {name} {_of_shape(saved.get(name))}, the model has it {_of_shape(shapes.get(name))}: "
                 "the same model is needed to load its weights"
@@ -144,7 +163,7 @@ def _place(tensor: Tensor) -> tuple[Any, ...]:
     return tensor.device, tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tuple(tensor.shape)
 
 
-def _of_shape(shape: tuple[int, ...] | None) -> str:
+def _of_shape(shape: Any) -> str:
     return "not at all" if shape is None else f"of shape {shape}"
 
 

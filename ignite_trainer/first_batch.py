@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -73,7 +74,11 @@ class FirstBatchChecks:
                     stacklevel=2,
                 )
             if isinstance(metric, BatchMean) and _may_broadcast(preds, y):
-                value = torch.as_tensor(copy.deepcopy(metric.function)(preds, y))
+                try:
+                    function = copy.deepcopy(metric.function)  # it may count its calls
+                except (TypeError, RuntimeError, pickle.PicklingError):  # it holds a lock, a file, a graph of gradients
+                    continue
+                value = torch.as_tensor(function(preds, y))
                 check_broadcast(metric.function, preds, y, value, "validation", f"the metric {name!r}")
 
     def check_loss(self, engine: Any) -> None:

@@ -18,12 +18,12 @@ from ignite.engine import Events
 from ignite.metrics import Metric
 from torch import Tensor, nn, optim
 
-from .arguments import Fixed, check_parts, is_whole
+from .arguments import Fixed, check_model, check_parts, is_whole
 from .callbacks import Dispatcher, in_order, run_cbs
 from .devices import pick_device
-from .distributed import initialize, world_size
+from .distributed import barrier, initialize, is_main, world_size
 from .engines import CancellableEngine, always
-from .epochs import batches_of, check_loader, pair_of_loaders
+from .epochs import check_loader, first_batch, pair_of_loaders, refuse_one_shot
 from .events import Scope, TrainEvents
 from .export import export_model, load_weights, save_weights
 from .first_batch import FirstBatchChecks
@@ -32,7 +32,7 @@ from .learner_metrics import attach_metrics, metrics_from
 from .loss_size import LossSize, loss_size_of
 from .metrics import Loss
 from .modes import modes_kept
-from .optim import OptimizerOptions, check_step, check_tensors, warn_of_untrained
+from .optim import OptimizerOptions, check_rate, check_step, check_tensors, warn_of_untrained
 from .prediction import predict
 from .ranks import Ranks
 from .resume import Resumption, streams_kept
@@ -150,7 +150,7 @@ class Learner:
         if isinstance(loss_func, nn.Module):
             loss_func.to(self.device)  # class weights
         self.optimizer_options = OptimizerOptions(optimizer, lr, param_groups)
-        self.lr = self.optimizer_options.lr
+        self.lr, self._opt_func_given = self.optimizer_options.lr, opt_func
         check_tensors(optimizer, model)
         if step is None:
             warn_of_untrained(model, loss_func)
@@ -218,6 +218,7 @@ class Learner:
 
     @model.setter
     def model(self, model: nn.Module) -> None:
+        check_model(model, call="learn.model = ...")
         self._model = model.to(self.device)
         self._compiled = torch.compile(model) if self.compile else None
         self.forward = self._called
@@ -258,6 +259,7 @@ class Learner:
         check_loader(self.train_dl, n_epochs, "training")
         if self.valid_dl is not None:
             check_loader(self.valid_dl, n_epochs, "validation")
+        self._check_assigned()
         self.opt = self._make_optimizer()
         if any(parameter.grad is not None for parameter in self.model.parameters()):
             self.opt.zero_grad()  # some write p.grad.zero_(), which needs a gradient
@@ -276,7 +278,7 @@ class Learner:
     def evaluate(self, dl: Any = None) -> dict[str, float]:
         """Mean loss and metrics over a loader, without gradients; every submodule gets its mode back.
 
-        Only the evaluator's points and handlers are called.
+        Only the evaluator's points and handlers are called. The loader's place and the random generators are as before.
 
         Args:
             dl: None: the validation loader.
@@ -287,7 +289,7 @@ class Learner:
         dl = self._loader_to_evaluate(dl)
         self._first_batches.expect(self.evaluator)
         self.share_model()
-        with modes_kept(self.model):
+        with modes_kept(self.model), streams_kept(dl):
             return self.run_evaluator(dl)
 
     def predict(self, dl: Any) -> Tensor:
@@ -300,7 +302,8 @@ class Learner:
             TypeError: a dataset or a tensor, which gives samples; a model that gives something else than a tensor.
             ValueError: it gives no batch.
         """
-        return predict(self, dl)
+        with streams_kept(dl):
+            return predict(self, dl)
 
     def one_epoch(self, train: bool) -> None:
         """One epoch of one phase, outside a fit: its points from before_epoch to after_epoch, no validation.
@@ -344,8 +347,10 @@ class Learner:
         run_cbs(self.cbs, method_name, self)
 
     def save(self, path: str | Path) -> None:
-        """Write the model's weights and buffers as safetensors; tied ones once."""
-        save_weights(self.model, path)
+        """Write the model's weights and buffers as safetensors; tied ones once. Of several ranks, rank 0 writes."""
+        if is_main():
+            save_weights(self.model, path)
+        barrier()
 
     def load(self, path: str | Path) -> None:
         """Fill the model with the weights of ``save`` or of a checkpoint: every tensor, or, where one misfits, none."""
@@ -361,9 +366,15 @@ class Learner:
             format: "safetensors": the weights; "torch": for ``torch.export.load``; "onnx": for other runtimes (needs
                 the extra ``onnx``).
             x: an input as the model takes it; None: that of a first batch, read without moving loaders or generators.
+
+        Raises:
+            ValueError: another format or ending; a model that torch cannot export; a loader that gives nothing.
+            TypeError: a one-shot iterator as the loader, and no x.
         """
-        x = self._first_input() if x is None else on_device(x, self.device)
-        export_model(self.model, x, path, format)
+        if is_main():
+            x = self._first_input() if x is None else on_device(x, self.device)
+            export_model(self.model, x, path, format)
+        barrier()
 
     def timeline(self) -> str:
         """What runs when in a fit of this learner, in order: a table of engine, event, point, and who."""
@@ -406,6 +417,11 @@ class Learner:
         return self.valid_dl is not None
 
     @property
+    def has_own_step(self) -> bool:
+        """Whether the training step is the user's, without the points of ``TrainStep`` in it."""
+        return not isinstance(self.trainer.step, TrainStep)
+
+    @property
     def at_step_boundary(self) -> bool:
         """Whether no window of ``accumulate`` batches is open."""
         return self._window is None or self._window.done == 0
@@ -431,9 +447,23 @@ class Learner:
         valid = [] if self.valid_dl is None else ["valid_loss", *(f"valid_{name}" for name in self.metrics)]
         return ["epoch", "step", "train_loss", *valid, "lr", "seconds"]
 
+    def _check_assigned(self) -> None:
+        """What may have been assigned since the last fit, as at construction."""
+        given = self.optimizer_options.optimizer
+        made = None if given is not None else self.opt_func
+        check_parts(self.model, self.loss_func, made, self.cbs, call="Learner(...)", own_step=self.has_own_step)
+        if given is None:
+            check_rate(self.lr)
+        elif self.lr is not None or self.opt_func is not self._opt_func_given:
+            name = "lr" if self.lr is not None else "opt_func"
+            raise ValueError(
+                f"{name} is for an optimizer that the Learner makes, and it has been given one: set the rates in "
+                "learn.opt.param_groups"
+            )
+
     def _make_optimizer(self) -> Any:
         optimizer = self.optimizer_options.make(self.model, self.opt_func, self.lr)
-        if isinstance(self.trainer.step, TrainStep):
+        if not self.has_own_step:
             check_step(optimizer)
         return optimizer
 
@@ -452,8 +482,9 @@ class Learner:
 
     def _first_input(self) -> Any:
         loader = self.valid_dl if self.validates else self.train_dl
+        refuse_one_shot(loader, "x, an input, is that of a first batch, unless it is given")
         with streams_kept(loader):
-            return self._eval_step.prepare(next(batches_of(loader)))[0]
+            return self._eval_step.prepare(first_batch(loader))[0]
 
     def _share_of(self, dl: Any, *, training: bool) -> AbstractContextManager[None]:
         return nullcontext() if self.ranks is None else self.ranks.share_of(dl, training=training)
@@ -506,11 +537,14 @@ class Learner:
         try:
             engine.run(dl, max_epochs=n_epochs)
         except Exception as error:
-            if self._compiled is not None and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                raise RuntimeError(
+            kind = type(error)  # a model's own errors come as torch._dynamo's TorchRuntimeError
+            if kind.__module__.startswith("torch._inductor") or kind.__name__ == "BackendCompilerFailed":
+                unable = RuntimeError(
                     "compile=True needs a compiler that works, such as g++ for the CPU; "
-                    f"torch said {type(error).__name__}: leave it out, or install one"
-                ) from error
+                    f"torch said {kind.__name__}: leave it out, or install one"
+                )
+                unable.raised_by = getattr(error, "raised_by", "")  # type: ignore[attr-defined]
+                raise unable from error
             raise
 
     @contextmanager

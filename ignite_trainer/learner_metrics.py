@@ -11,7 +11,14 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from ignite.exceptions import NotComputableError
-from ignite.metrics import EpochMetric, MeanAveragePrecision, Metric, ObjectDetectionAvgPrecisionRecall, RunningAverage
+from ignite.metrics import (
+    EpochMetric,
+    MeanAveragePrecision,
+    Metric,
+    MetricsLambda,
+    ObjectDetectionAvgPrecisionRecall,
+    RunningAverage,
+)
 from ignite.metrics.regression.geometric_mean_relative_absolute_error import GeometricMeanRelativeAbsoluteError
 from torch import Tensor
 
@@ -137,6 +144,11 @@ def _attach_metric(engine: Engine, name: str, metric: Metric) -> None:
                 "averaged, or give a metric for each number"
             )
 
+    if isinstance(metric, MetricsLambda):  # its parts take the batches, each as it transforms them, and once
+        metric.attach(engine, name)
+        engine.remove_event_handler(metric.completed, Events.EPOCH_COMPLETED)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, completed)
+        return
     engine.add_event_handler(Events.EPOCH_STARTED, metric.started)
     counted_here = type(metric) in (Loss, Accuracy)  # these two without a frame more for each batch
     engine.add_event_handler(Events.ITERATION_COMPLETED, metric.iteration_completed if counted_here else update)

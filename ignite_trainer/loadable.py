@@ -6,11 +6,16 @@ import io
 import pickle
 import warnings
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.nn.parameter import is_lazy
 
-__all__ = ["load_plain", "refuse_unloadable"]
+__all__ = ["UNKNOWN", "load_plain", "refuse_unloadable", "shapes_of"]
+
+UNKNOWN = "unknown"
+"""The shape of a parameter of a lazy module that has not been called yet."""
 
 
 def load_plain(content: bytes) -> Any:
@@ -18,6 +23,18 @@ def load_plain(content: bytes) -> Any:
     with warnings.catch_warnings():  # torch warns of strange pickles, which it then refuses
         warnings.simplefilter("ignore")
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
+def shapes_of(state: Mapping[str, Any]) -> dict[str, tuple[int, ...] | str | None]:
+    """The shapes of a model's state; None for what is no tensor, such as an extra state, ``UNKNOWN`` where it has none.
+
+    >>> shapes_of({"weight": torch.zeros(2, 3), "_extra_state": {"version": 1}})
+    {'weight': (2, 3), '_extra_state': None}
+    """
+    return {
+        name: UNKNOWN if is_lazy(value) else tuple(value.shape) if isinstance(value, torch.Tensor) else None
+        for name, value in state.items()
+    }
 
 
 def refuse_unloadable(state: dict[str, Any]) -> None:

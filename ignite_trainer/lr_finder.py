@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .callbacks import Callback
+from .epochs import rereadable
 from .events import CancelFitException
 from .learner import Learner
-from .trial import ratios, rereadable, set_lr, trial
+from .trial import ratios, set_lr, trial
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -65,6 +65,8 @@ class WeightedMean(Ratio):
 
     def add(self, value: Tensor, n: int | Tensor) -> None:
         """Add a batch: its mean, a 0-d tensor, and how many samples that stands for."""
+        if not isinstance(n, Tensor) and not n:
+            return
         if value.is_cpu:  # there is no device to wait for: 0.3 µs, where tensors take 3
             n = n.item() if isinstance(n, Tensor) else n  # type: ignore[assignment]
             if n:  # a batch of ignored labels alone has NaN for its loss
@@ -226,7 +228,7 @@ class BatchMean(WeightedMean):
         value = self.function(preds, y)
         if value is None:
             raise TypeError("a metric function gives its mean over the batch, one number; got None: return it")
-        value = torch.as_tensor(value)
+        value = value if isinstance(value, Tensor) else torch.as_tensor(value, dtype=torch.float64)
         if value.numel() != 1:
             raise ValueError(
                 f"a metric function gives its mean over the batch, one number; got a tensor of shape "

@@ -82,6 +82,18 @@ def check_step(optimizer: Any) -> None:
         )
 
 
+def check_rate(lr: Any) -> None:
+    """Refuse what is no rate; None is one that the groups have.
+
+    Raises:
+        TypeError: it is no number.
+    """
+    if hasattr(lr, "param_groups"):
+        raise TypeError(f"lr is a number; got an optimizer, {type(lr).__name__}: give it as optimizer=...")
+    if lr is not None and (isinstance(lr, str) or not hasattr(lr, "__float__")):
+        raise TypeError(f"lr is a number, such as 1e-3; got {lr!r}")
+
+
 def check_tensors(optimizer: Any, model: nn.Module) -> None:
     """Refuse an optimizer that moves other tensors than the model's.
 
@@ -133,10 +145,7 @@ class OptimizerOptions:
             raise TypeError(
                 f"optimizer is an instance; got the class {optimizer.__name__}: give it as opt_func, with lr"
             )
-        if hasattr(lr, "param_groups"):
-            raise TypeError(f"lr is a number; got an optimizer, {type(lr).__name__}: give it as optimizer=...")
-        if lr is not None and (isinstance(lr, str) or not hasattr(lr, "__float__")):
-            raise TypeError(f"lr is a number, such as 1e-3; got {lr!r}")
+        check_rate(lr)
         if optimizer is not None and not (hasattr(optimizer, "step") and hasattr(optimizer, "zero_grad")):
             raise TypeError(f"optimizer has step and zero_grad, as torch.optim.SGD; got a {type(optimizer).__name__}")
         if optimizer is None and lr is None and param_groups is None:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from .callbacks import Callback
+from .epochs import first_batch
 from .learner import Learner
-from .trial import first_batch, ratios, set_lr, trial
+from .trial import ratios, set_lr, trial
 
 __all__ = ["OverfitBatch", "OverfitLosses"]
 

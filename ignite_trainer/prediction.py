@@ -11,7 +11,6 @@ from torch import Tensor
 from .data import OrderedLoader
 from .epochs import batches_of, check_loader
 from .modes import modes_kept
-from .steps import on_device
 
 __all__ = ["predict"]
 
@@ -41,6 +40,9 @@ def predict(learn: Any, dl: Any) -> Tensor:
 
 def _input_of(learn: Any, batch: Any) -> Any:
     """x of a batch: ``(x, y)``, x itself, or ``(x,)`` as a dataset of x alone gives it."""
-    alone = learn.prepare_batch is None and isinstance(batch, (tuple, list)) and len(batch) == 1
-    x = batch[0] if alone else batch
-    return on_device(x, learn.device) if isinstance(x, Tensor) else learn.evaluator.step.prepare(x)[0]
+    if learn.prepare_batch is None:
+        if isinstance(batch, (tuple, list)) and len(batch) == 1:
+            batch = (*batch, None)
+        elif isinstance(batch, (Tensor, dict)):
+            batch = batch, None
+    return learn.evaluator.step.prepare(batch)[0]

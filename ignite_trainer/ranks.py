@@ -14,6 +14,7 @@ from .distributed import all_objects, of_main, rank, share_tensors, sum_float64,
 from .events import Scope
 from .gradients import GradientWindow
 from .learner_metrics import check_for_ranks, is_foreign
+from .loadable import shapes_of
 from .loss_size import LossSize
 from .rank_gradients import RankWindow
 from .shares import Share, is_filler, loader_identity, places_of
@@ -136,7 +137,7 @@ class Ranks:
         """
         learn = self.learn
         self._reset()
-        shapes = {name: str(tuple(tensor.shape)) for name, tensor in learn.model.state_dict().items()}
+        shapes = {name: str(shape) for name, shape in shapes_of(learn.model.state_dict()).items()}
         loaders = {"training loader": learn.train_dl, "validation loader": learn.valid_dl}
         mine = {"n_epochs": n_epochs, **shapes}
         mine |= {name: str(loader_identity(loader)) for name, loader in loaders.items()}

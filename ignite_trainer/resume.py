@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from .callbacks import in_order
 from .data import OrderedLoader
 from .distributed import is_main, of_main, rank, world_size
+from .loadable import UNKNOWN, shapes_of
 from .rank_states import gather_states, state_of_rank
 from .rng import get_rng_state, set_rng_state
 from .shares import loader_identity
@@ -235,10 +236,9 @@ def check_state(learn: Any, state: dict[str, Any], path: Any) -> None:
                     f"{path} was saved with {key} {saved.get(key)!r}, the {what} has {ours.get(key)!r} now: the same "
                     "is needed to resume"
                 )
-    shapes = {name: tuple(tensor.shape) for name, tensor in learn.model.state_dict().items()}
-    saved_shapes = {name: tuple(tensor.shape) for name, tensor in state["model"].items()}
+    shapes, saved_shapes = shapes_of(learn.model.state_dict()), shapes_of(state["model"])
     for name in [*saved_shapes, *shapes]:
-        if saved_shapes.get(name) != shapes.get(name):
+        if saved_shapes.get(name) != shapes.get(name) and not (name in saved_shapes and shapes.get(name) == UNKNOWN):
             raise ValueError(
                 f"{path} was saved with {name} of shape {saved_shapes.get(name)}, the model has {shapes.get(name)} "
                 "now: the same model is needed to resume"
@@ -290,9 +290,11 @@ def _loader_state(loader: Any, mid_epoch: bool) -> dict[str, Any]:
 
 def _generators(loader: Any) -> list[torch.Generator]:
     """The generators of a stock DataLoader and its samplers, each once."""
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    parts = (loader, getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
-    found = [getattr(part, "generator", None) for part in parts]
+    parts, found = [loader], []
+    while parts:  # a sampler of batches has one of samples
+        part = parts.pop(0)
+        found.append(getattr(part, "generator", None))
+        parts += [part for part in (getattr(part, "sampler", None), getattr(part, "batch_sampler", None)) if part]
     return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
 
 

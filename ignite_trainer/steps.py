@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from .events import TrainEvents
 from .gradients import GradientWindow
@@ -220,8 +221,8 @@ def as_pair(batch: Any, giver: str = "the loader") -> tuple[Any, Any]:
 
 def on_device(batch: Any, device: torch.device) -> Any:
     """The same nest of tuples, lists and dicts with every tensor on the device."""
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
+    if isinstance(batch, (Tensor, PackedSequence)):
+        return batch.to(device, non_blocking=True)  # type: ignore[arg-type]  # which knows of PackedSequence's dtype alone
     if isinstance(batch, dict):
         return {key: on_device(value, device) for key, value in batch.items()}
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):

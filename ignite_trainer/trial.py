@@ -15,15 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
-from torch.utils.data import DataLoader
 
 from .callbacks import Callback
-from .epochs import batches_of
+from .epochs import refuse_one_shot
 from .learner import Learner
 from .resume import streams_kept
 from .steps import TrainStep
 
-__all__ = ["Memory", "everything_kept", "first_batch", "own_callbacks", "ratios", "rereadable", "set_lr", "trial"]
+__all__ = ["Memory", "everything_kept", "own_callbacks", "ratios", "set_lr", "trial"]
 
 
 @contextmanager
@@ -39,7 +38,7 @@ def trial(learn: Learner, train_dl: Any, valid_dl: Any = None, *, cbs: Iterable[
         cbs: its callbacks.
 
     Raises:
-        RuntimeError: a fit or an evaluation is running.
+        RuntimeError: a fit or an evaluation is running, or there are several ranks.
         ValueError: the model has parameters without a shape yet.
     """
     with everything_kept(learn), tempfile.TemporaryDirectory() as folder:
@@ -54,6 +53,10 @@ def everything_kept(learn: Learner) -> Iterator[None]:
     given; the loaders' places and attributes, the generators that they, their samplers and datasets have; the global
     generators. Not: files, and what a dataset, a loader's function, a hook or a step of one's own keeps elsewhere.
     """
+    if learn.ranks is not None:
+        raise RuntimeError(
+            f"a trial runs in one process; this is one of {learn.ranks.world}: try it without torchrun, and fit with it"
+        )
     if learn.in_fit or learn.trainer.running or learn.evaluator.running:
         raise RuntimeError("a trial needs the model for itself; this learner is in the middle of a fit or evaluation")
     for name, tensor in [*learn.model.named_parameters(), *learn.model.named_buffers()]:
@@ -66,7 +69,7 @@ def everything_kept(learn: Learner) -> Iterator[None]:
     parts = [part for part in (learn.model, learn.loss_func, learn.optimizer_options.optimizer) if part is not None]
     with ExitStack() as stack:
         for loader in loaders:
-            _refuse_one_shot(loader)
+            refuse_one_shot(loader, "a trial reads loaders that can be read again")
             stack.enter_context(streams_kept(loader))
         for memory in (Memory(loaders, deep=False), Memory(parts)):
             stack.callback(memory.put_back)
@@ -115,30 +118,6 @@ def own_callbacks(learn: Learner) -> tuple[list[Any], list[str]]:
         except (TypeError, RuntimeError, pickle.PicklingError):  # what holds a file, a lock, a graph of gradients
             refused.append(type(cb).__name__)
     return copies, refused
-
-
-def rereadable(loader: Any) -> Any:
-    """A loader to read in a trial, of which the loader itself notices nothing that is not put back.
-
-    A stock ``DataLoader`` that keeps its workers would keep those of a trial too, with their random states: a copy of
-    it is read.
-    """
-    if not isinstance(loader, DataLoader):
-        return loader
-    other = copy.copy(loader)
-    vars(other)["_iterator"] = None
-    return other
-
-
-def first_batch(loader: Any) -> Any:
-    """What a loader gives first.
-
-    Raises:
-        ValueError: it gives nothing.
-    """
-    for batch in batches_of(rereadable(loader)):
-        return batch
-    raise ValueError("a loader gives at least one batch an epoch; the training loader gave none")
 
 
 def ratios(optimizer: Any) -> list[float]:
@@ -267,11 +246,3 @@ def _generator(generator: Any) -> Callable[[], None]:
     else:
         state = generator.getstate() if isinstance(generator, random.Random) else generator.get_state()
     return put_back
-
-
-def _refuse_one_shot(loader: Any) -> None:
-    if hasattr(loader, "__next__"):
-        raise TypeError(
-            f"a trial reads loaders that can be read again; this one is a one-shot {type(loader).__name__}: give a "
-            "list, a DataLoader, or the function that makes it"
-        )

@@ -30,7 +30,7 @@ class Sabotage:
 ENGINES, EPOCHS, LEARNER, STEPS = "engines.py", "epochs.py", "learner.py", "steps.py"
 VALIDATION = "validation.py"
 SABOTAGES = (
-    Sabotage(ENGINES, "self.cancelled >= scope or scope > self.widest", "scope > self.widest", "silence"),
+    Sabotage(ENGINES, "if scope and self.cancelled >= scope:", "if False:", "silence"),
     Sabotage(
         EPOCHS, "                    engine.cancelled = 0", "                    pass", "the batch after a cancel"
     ),

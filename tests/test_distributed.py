@@ -126,6 +126,27 @@ os.write(1, b"done\\n")
     assert (run.returncode, run.stdout) == (0, "done\n" * 2), run.stderr
 
 
+def test_two_ranks_that_write_weights_then_one_writes_and_a_trial_is_refused(tmp_path):
+    program = f"""
+from ignite_trainer import Learner, LRFinder, TensorLoader
+
+data = TensorLoader(torch.ones(12, 2), torch.ones(12).long(), batch_size=4)
+learn = Learner(torch.nn.Linear(2, 2), (data, data), torch.nn.CrossEntropyLoss(), 0.1, device="cpu")
+learn.fit(1)
+for _ in range(30):
+    learn.save({str(tmp_path / "model.safetensors")!r})
+learn.export({str(tmp_path / "model.pt2")!r}, "torch")
+learn.load({str(tmp_path / "model.safetensors")!r})
+try:
+    LRFinder(learn).run()
+except RuntimeError as error:
+    os.write(1, f"{{error}}\\n".encode())
+"""
+    run = torchrun(START + program, tmp_path)
+    line = "a trial runs in one process; this is one of 2: try it without torchrun, and fit with it\n"
+    assert (run.returncode, run.stdout) == (0, 2 * line), run.stderr
+
+
 def test_two_ranks_when_one_raises_end_with_its_error_and_do_not_leave_the_group(tmp_path):
     program = """
 number = os.environ["RANK"]
@@ -206,3 +227,29 @@ sum_float64(torch.ones(1))
     assert gone == ""
     line = r"rank 0 ends, as another rank is gone; that one's error tells why \(.+\)\n"
     assert re.fullmatch(line, left), left
+
+
+def test_job_on_ranks_whose_folders_are_not_shared_then_ends_well_with_the_test_of_the_best_weights(tmp_path):
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(one.getsockname()[1]), "WORLD_SIZE": "2"}
+    environment = {**os.environ, **place, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    job = ["--data", "glyphs", "--model", "mlp", "--epochs", "1", "--device", "cpu", "--folder", "run"]
+    ranks = []
+    for number in ("0", "1"):
+        (tmp_path / number).mkdir()
+        ranks.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "ignite_trainer", "train", *job],
+                cwd=tmp_path / number,
+                env={**environment, "RANK": number},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    printed = [process.communicate(timeout=120)[0] for process in ranks]
+    assert [process.returncode for process in ranks] == [0, 0], printed
+    assert "test, best" in printed[0]
+    assert (tmp_path / "0/run/model.safetensors").exists()
+    assert not (tmp_path / "1/run/model.safetensors").exists()

@@ -71,5 +71,5 @@ def test_overfit_batch_with_no_steps_then_says_so():
 
 def test_overfit_batch_when_the_loader_gives_nothing_then_says_so():
     learn = Learner(mlp(), (lambda: iter(()), None), nn.CrossEntropyLoss(), lr=0.1, device="cpu")
-    with pytest.raises(ValueError, match="a loader gives at least one batch an epoch; the training loader gave none"):
+    with pytest.raises(ValueError, match="a loader gives at least one batch an epoch; this one gave none"):
         OverfitBatch(learn).run()

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from ..callbacks import Callback
-from ..distributed import barrier, is_main
+from ..distributed import barrier, is_main, of_main
 from ..export import load_weights
 from ..handlers import EMA, Checkpoint, EarlyStopping, NaNGuard, Progress, RunFiles, Schedule, TensorBoard
 from ..handlers.checkpoint import newest_checkpoint
@@ -180,8 +180,10 @@ def _end(job: Job) -> list[str]:
                 f"{row['valid_accuracy']:>10.2%}"
             )
     barrier()  # until rank 0 has written its files
-    if job.data.test is not None and best is not None and weights_file(learn.folder).exists():
-        load_weights(learn.model, weights_file(learn.folder))
+    written = of_main(weights_file(learn.folder).exists())  # the folder of the others may be another
+    if job.data.test is not None and best is not None and written:
+        if is_main():
+            load_weights(learn.model, weights_file(learn.folder))
         test = learn.evaluate(loader_of(job.data.test, job.options))
         lines.append(f"{'test, best':12}{'':31}{test['loss']:>9.4f}{test['accuracy']:>10.2%}")
     shown = learn.folder if job.options.folder else learn.folder.parent  # runs, where all that nobody named are

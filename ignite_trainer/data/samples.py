@@ -172,7 +172,9 @@ class _WorkerInit:
 
     def __call__(self, worker: int) -> None:
         parent = multiprocessing.parent_process()
-        if parent is not None and os.getppid() != parent.pid:
+        method = getattr(multiprocessing.current_process(), "_start_method", None) or multiprocessing.get_start_method()
+        is_child = method != "forkserver"  # else it is one of the server's
+        if parent is not None and not (os.getppid() == parent.pid if is_child else parent.is_alive()):
             os._exit(1)  # it was killed just now; torch's own watch begins later, and would watch for another process
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)

@@ -9,9 +9,12 @@ from typing import Any
 import ignite
 import numpy as np
 import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
 
 from ..distributed import world_size
 from ..epochs import pair_of_loaders
+from ..loadable import UNKNOWN
 from ..version import __version__
 
 __all__ = ["class_names", "run_config"]
@@ -28,7 +31,7 @@ def run_config(learn: Any) -> dict[str, dict[str, Any]]:
     """
     config = {
         "model": (name_of(learn.model), "Learner"),
-        "parameters": (sum(parameter.numel() for parameter in learn.model.parameters()), "model"),
+        "parameters": (_n_parameters(learn.model), "model"),
         "loss_func": (name_of(learn.loss_func), "Learner"),
         "optimizer": (name_of(learn.opt), _origin(learn, learn.opt_func is torch.optim.SGD)),
         "lr": (learn.lr, "Learner"),
@@ -89,8 +92,14 @@ def _optimizer_values(learn: Any) -> dict[str, tuple[Any, str]]:
     return values
 
 
+def _n_parameters(model: nn.Module) -> int | str:
+    parameters = list(model.parameters())
+    return UNKNOWN if any(map(is_lazy, parameters)) else sum(parameter.numel() for parameter in parameters)
+
+
 def _options(learn: Any) -> dict[str, tuple[Any, str]]:
-    parameters = inspect.signature(type(learn).__init__).parameters
+    learner = next(kind for kind in type(learn).__mro__ if kind.__module__ == f"{__package__.split('.')[0]}.learner")
+    parameters = inspect.signature(learner).parameters
     values = {name: getattr(learn, name) for name in ("precision", "accumulate", "clip_norm", "compile")}
     return {
         name: (value, "default" if value == parameters[name].default else "Learner") for name, value in values.items()

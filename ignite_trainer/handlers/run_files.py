@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from ..callbacks import Callback
 from ..distributed import is_main
+from ..export import refuse_extra_state
 from ..files import write_aside
 from .best import Best, BestState, check_monitor
 from .run_config import name_of, run_config
@@ -57,6 +58,7 @@ class RunFiles(Callback):
         """Make the folder, write the values."""
         import yaml
 
+        refuse_extra_state(learn.model)
         self._folder, self._failed = Path(self.folder or learn.folder), set[str]()
         if learn.validates:
             check_monitor(self.best.monitor, learn.monitors)

@@ -118,7 +118,7 @@ class TensorBoard(Callback):
             return
         if isinstance(learn.loss, Tensor):
             self._losses.append(learn.loss.detach())
-        self._n_samples += first_dimension(learn.preds, learn.batch[1])
+        self._n_samples += _n_samples(learn)
         self._ended = time.perf_counter()
         if not self._shown:
             self._show_first_batch(learn)
@@ -197,3 +197,10 @@ class TensorBoard(Callback):
         if self.events.is_open and self.graph:
             dashboard.write_graph(self.events, learn.model, learn.batch[0])
         self.events.flush()
+
+
+def _n_samples(learn: Any) -> int:
+    try:
+        return first_dimension(learn.preds, learn.batch[1])
+    except TypeError:  # nothing tells, as where a model returns its loss
+        return 0

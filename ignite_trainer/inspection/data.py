@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..data import OrderedLoader
-from ..epochs import batches_of
-from ..trial import rereadable
+from ..epochs import batches_of, rereadable
 from .findings import Finding, listed
 from .losses import ClassLoss
 from .steps import labels_text, outside

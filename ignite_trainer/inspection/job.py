@@ -9,12 +9,12 @@ from typing import Any
 
 from ..callbacks import has_point
 from ..data import TensorLoader
-from ..epochs import batches_of
+from ..epochs import batches_of, rereadable
 from ..learner import Learner
 from ..lr_finder import LRFinder
 from ..overfit_batch import OverfitBatch
 from ..steps import TrainStep
-from ..trial import own_callbacks, rereadable, trial
+from ..trial import own_callbacks, trial
 from .data import Reading, in_both
 from .findings import Finding, Inspection
 from .losses import ClassLoss, class_loss

@@ -1,0 +1,397 @@
+"""Uses that people come upon: looking amid a fit, assigning between fits, strange models, metrics and loaders."""
+
+import inspect
+import math
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+from ignite.metrics import MeanAbsoluteError, Metric, Precision, Recall
+from torch import nn, optim
+from torch.nn.utils.rnn import pack_sequence
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+
+from ignite_trainer import (
+    EMA,
+    Callback,
+    Checkpoint,
+    Learner,
+    NaNGuard,
+    RunFiles,
+    Schedule,
+    TensorBoard,
+    TensorLoader,
+    one_cycle,
+)
+from ignite_trainer.metrics import BatchMean
+from ignite_trainer.rng import get_rng_state
+from ignite_trainer.steps import on_device
+from tests.tiny import blobs, dropout_net, mlp
+
+X, Y = blobs(40)
+DATA = list(zip(X.split(10), Y.split(10), strict=True))
+
+
+def learner(cbs=(), *, model=None, data=None, loss_func=None, **how):
+    torch.manual_seed(0)
+    dls = (DATA, DATA) if data is None else data
+    rate = {} if "optimizer" in how else {"lr": 0.1}
+    return Learner(model or mlp(), dls, loss_func or nn.CrossEntropyLoss(), cbs=cbs, device="cpu", **rate, **how)
+
+
+def weights(learn):
+    return [parameter.detach().clone() for parameter in learn.model.parameters()]
+
+
+def equal(first, second):
+    return all(map(torch.equal, first, second))
+
+
+# ---- looking changes nothing --------------------------------------------------------------------------------------
+
+
+class Looks(Callback):
+    def __init__(self, look, point):
+        setattr(self, point, look)
+
+
+LOOKS = [
+    lambda learn: learn.evaluate(learn.train_dl) if learn.in_fit and learn.model.training else None,
+    lambda learn: learn.predict(learn.valid_dl),
+    lambda learn: learn.predict(learn.train_dl),
+]
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("point", ["after_batch", "after_validate"])
+@pytest.mark.parametrize("stock", [False, True])
+def test_evaluate_and_predict_amid_a_fit_then_change_no_bit(look, point, stock):
+    def fit(cbs):
+        torch.manual_seed(0)
+        dataset = TensorDataset(X, Y)
+        mine = TensorLoader(X, Y, batch_size=10, shuffle=True), TensorLoader(X, Y, batch_size=20)
+        data = (DataLoader(dataset, 10, shuffle=True), DataLoader(dataset, 20)) if stock else mine
+        learn = learner(cbs, model=dropout_net(), data=data)
+        learn.fit(2)
+        return weights(learn), learn.results, get_rng_state()["torch"]
+
+    alone, looked_at = fit([]), fit([Looks(look, point)])
+    assert equal(alone[0], looked_at[0])
+    assert alone[1] == looked_at[1]
+    assert torch.equal(alone[2], looked_at[2])
+
+
+def test_resume_in_mid_epoch_when_a_callback_evaluates_the_training_data_then_is_bit_equal(tmp_path):
+    def fit(**how):
+        data = TensorLoader(X, Y, batch_size=10, shuffle=True), TensorLoader(X, Y, batch_size=20)
+        cbs = [Looks(LOOKS[0], "after_batch"), Checkpoint(every_steps=1, keep=None)]
+        learn = learner(cbs, model=dropout_net(), data=data, folder=tmp_path)
+        learn.fit(3, **how)
+        return weights(learn)
+
+    assert equal(fit(), fit(resume=tmp_path / "checkpoints/step-00000006.pt"))
+
+
+def test_export_without_an_input_when_the_loader_is_used_up_or_empty_then_is_an_error(tmp_path):
+    batches = iter(DATA)
+    with pytest.raises(TypeError, match=r"x, an input, is that of a first batch, unless it is given; .* list_iterator"):
+        learner(data=(batches, None)).export(tmp_path / "model.pt2", "torch")
+    assert len(list(batches)) == 4
+    with pytest.raises(ValueError, match="a loader gives at least one batch an epoch; this one gave none"):
+        learner(data=([], None)).export(tmp_path / "model.pt2", "torch")
+
+
+# ---- assigning between fits ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("loss_func", nn.MSELoss, "loss_func is called with .* got the class MSELoss: make an instance of it"),
+        ("cbs", None, "cbs is a list of callbacks; got None: leave it out"),
+        ("lr", "0.1", "lr is a number, such as 1e-3; got '0.1'"),
+        ("opt_func", 3, "opt_func makes an optimizer"),
+    ],
+)
+def test_assigned_between_fits_when_it_is_of_another_kind_then_is_refused_at_the_fit(name, value, message):
+    learn = learner()
+    learn.fit(1)
+    before = weights(learn)
+    setattr(learn, name, value)
+    with pytest.raises(TypeError, match=message):
+        learn.fit(1)
+    assert equal(before, weights(learn))
+
+
+def test_model_when_what_is_assigned_is_none_then_is_refused_at_once():
+    learn = learner()
+    with pytest.raises(TypeError, match=r"model is an nn.Module, as in learn.model = ...; got 'x'"):
+        learn.model = "x"
+    learn.fit(1)
+
+
+@pytest.mark.parametrize(("name", "value"), [("lr", 5.0), ("opt_func", optim.Adam)])
+def test_assigned_between_fits_when_the_optimizer_was_given_then_is_refused(name, value):
+    model = mlp()
+    learn = learner(model=model, optimizer=optim.SGD(model.parameters(), 0.1))
+    learn.fit(1)
+    setattr(learn, name, value)
+    with pytest.raises(ValueError, match=rf"{name} is for an optimizer that the Learner makes, and it has been given"):
+        learn.fit(1)
+
+
+def test_options_of_the_class_then_can_be_inspected():
+    assert "metrics" in dict(inspect.getmembers(Learner))
+    assert not hasattr(object.__new__(Learner), "metrics")
+
+
+# ---- models and their state ---------------------------------------------------------------------------------------
+
+
+class Versioned(nn.Linear):
+    """A model that keeps something beside its tensors."""
+
+    version = 1
+
+    def get_extra_state(self):
+        return {"version": self.version}
+
+    def set_extra_state(self, state):
+        self.version = state["version"]
+
+
+def test_model_with_an_extra_state_then_is_resumed_and_loaded_and_no_safetensors(tmp_path):
+    first = learner([Checkpoint()], model=Versioned(6, 3), folder=tmp_path)
+    first.model.version = 7
+    first.fit(1)
+    second = learner([Checkpoint()], model=Versioned(6, 3), folder=tmp_path)
+    second.fit(2, resume=True)
+    assert second.model.version == 7
+    third = learner(model=Versioned(6, 3))
+    third.load(next((tmp_path / "checkpoints").glob("step-*08.pt")))
+    assert third.model.version == 7
+    assert equal(weights(second), weights(third))
+    message = "safetensors holds tensors; _extra_state of Versioned is none: take a Checkpoint"
+    with pytest.raises(ValueError, match=message):
+        third.save(tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=message):
+        learner([RunFiles()], model=Versioned(6, 3), folder=tmp_path / "files").fit(1)
+
+
+def test_lazy_model_then_is_resumed_loaded_and_shown(tmp_path):
+    def lazy():
+        torch.manual_seed(1)
+        return nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(3))
+
+    whole = learner([Checkpoint(tmp_path / "whole")], model=lazy())
+    whole.fit(2)
+    cbs = [Checkpoint(), RunFiles(), TensorBoard()]
+    learner(cbs, model=lazy(), folder=tmp_path / "run").fit(1)
+    resumed = learner([Checkpoint(), RunFiles(), TensorBoard()], model=lazy(), folder=tmp_path / "run")
+    resumed.fit(2, resume=True)
+    assert equal(weights(whole), weights(resumed))
+    loaded = learner(model=lazy())
+    loaded.load(tmp_path / "run/model.safetensors")
+    assert len(weights(loaded)) == 4
+
+
+def test_options_of_a_subclass_that_takes_what_it_is_given_then_are_written(tmp_path):
+    class Mine(Learner):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+
+    cbs = [RunFiles(), TensorBoard()]
+    Mine(mlp(), (DATA, DATA), nn.CrossEntropyLoss(), 0.1, cbs, folder=tmp_path, device="cpu").fit(1)
+    assert "precision" in (tmp_path / "config.yaml").read_text()
+
+
+def test_packed_sequence_when_it_is_moved_then_its_sizes_stay_on_the_cpu():
+    packed = on_device(pack_sequence([torch.rand(3, 2), torch.rand(2, 2)]), torch.device("meta"))
+    assert packed.data.device.type == "meta"
+    assert packed.batch_sizes.device.type == "cpu"
+
+
+def test_predict_when_batches_are_x_alone_and_a_dict_then_gives_the_model_it():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = mlp()
+
+        def forward(self, x):
+            return self.net(x["points"])
+
+    learn = learner(model=Named(), data=([({"points": x}, y) for x, y in DATA], None))
+    expected = learn.predict(learn.train_dl)
+    assert torch.equal(learn.predict([{"points": x} for x, _ in DATA]), expected)
+    assert torch.equal(learn.predict([({"points": x},) for x, _ in DATA]), expected)
+
+
+# ---- metrics ------------------------------------------------------------------------------------------------------
+
+
+class Samples(Metric):
+    """Counts what it is given."""
+
+    def reset(self):
+        self.n = 0
+
+    def update(self, output):
+        self.n += len(output[1])
+
+    def compute(self):
+        return float(self.n)
+
+
+def test_metrics_made_of_metrics_then_are_those_that_are_attached_by_hand():
+    def transformed(output):
+        return output[0] * 10, nn.functional.one_hot(output[1], 3).float() * 10
+
+    def made():
+        samples = Samples()
+        precision, recall = Precision(average=True), Recall(average=True)
+        return {
+            "error": MeanAbsoluteError(output_transform=transformed) * 2.0,
+            "samples": samples + samples,
+            "f1": 2 * precision * recall / (precision + recall),
+        }
+
+    learn = learner(metrics=made())
+    given = learn.evaluate()
+    for name, metric in made().items():
+        metric.attach(learn.evaluator, f"by hand {name}")
+    again = learn.evaluate()
+    for name in ("error", "samples", "f1"):
+        assert given[name] == again[name] == learn.evaluator.state.metrics[f"by hand {name}"]
+    assert given["samples"] == 80.0
+
+
+def test_metric_function_that_cannot_be_copied_then_is_averaged_all_the_same():
+    class Error:
+        def __init__(self):
+            self.lock = threading.Lock()
+
+        def __call__(self, preds, y):
+            return (preds.squeeze(1) - y).abs().mean()
+
+    data = [(x, x.sum(1)) for x, _ in DATA]
+    learn = learner(
+        model=nn.Linear(6, 1),
+        data=(data, data),
+        loss_func=lambda preds, y: ((preds.squeeze(1) - y) ** 2).mean(),
+        metrics={"error": Error()},
+    )
+    assert learn.evaluate()["error"] > 0
+
+
+def test_mean_of_python_numbers_then_is_that_of_float64():
+    metric = BatchMean(lambda preds, y: 0.1)
+    metric.update((torch.zeros(4), torch.zeros(4)))
+    assert metric.compute() == 0.1
+    metric.add(torch.tensor(math.nan), 0)
+    assert metric.compute() == 0.1
+
+
+def test_dashboard_when_nothing_tells_the_number_of_samples_then_is_written_without(tmp_path):
+    class Loses(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = mlp()
+
+        def forward(self, batch):
+            return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    learn = learner(
+        [TensorBoard(tmp_path)],
+        model=Loses(),
+        data=([((x, y), None) for x, y in DATA], None),
+        loss_func=lambda preds, y: preds,
+        loss_size=lambda preds, y: 10,
+    )
+    learn.fit(1)
+    assert list(tmp_path.glob("events*"))
+
+
+# ---- loaders, schedules, steps ------------------------------------------------------------------------------------
+
+
+def test_stock_loader_of_whole_batches_when_resumed_then_its_inner_sampler_goes_on(tmp_path):
+    dataset = TensorDataset(X, Y)
+
+    def fit(**how):
+        samples = RandomSampler(dataset, generator=torch.Generator().manual_seed(3))
+        loader = DataLoader(dataset, batch_size=None, sampler=BatchSampler(samples, 10, False))
+        learn = learner([Checkpoint(every_steps=1, keep=None)], data=(loader, None), folder=tmp_path)
+        learn.fit(3, **how)
+        return weights(learn)
+
+    assert equal(fit(), fit(resume=tmp_path / "checkpoints/step-00000006.pt"))
+
+
+def test_schedule_of_epochs_when_the_loader_has_no_length_then_is_laid_out_over_the_epochs():
+    def batches():
+        yield from DATA
+
+    learn = learner([Schedule(one_cycle(0.5), step="epoch")], data=(batches, None))
+    learn.fit(4)
+    assert len({row["lr"] for row in learn.history}) > 1
+
+
+def own_step(learn):
+    learn.preds = learn.model(learn.batch[0])
+    learn.loss = learn.loss_func(learn.preds, learn.batch[1])
+    learn.loss.backward()
+    learn.opt.step()
+    learn.callback("after_step")
+    learn.opt.zero_grad()
+    return learn.loss.detach()
+
+
+@pytest.mark.parametrize(
+    ("cb", "points"),
+    [
+        (EMA(0.5), "after_step"),
+        (Schedule(lambda step: 0.5**step), "after_step"),
+        (NaNGuard("skip"), "after_backward"),
+    ],
+)
+def test_callback_that_waits_for_a_point_within_the_step_when_the_step_is_ones_own_then_is_warned_of(cb, points):
+    with pytest.warns(
+        UserWarning, match=rf"{points} belong to TrainStep; {type(cb).__name__} waits for it, and a step"
+    ):
+        learner([cb], step=own_step).fit(1)
+
+
+@pytest.mark.filterwarnings("ignore:after_step belong")
+def test_schedule_when_a_step_of_ones_own_calls_its_point_then_moves_the_rate():
+    learn = learner([Schedule(lambda step: 0.5**step)], step=own_step)
+    learn.fit(1)
+    assert learn.opt.param_groups[0]["lr"] < 0.1
+
+
+def test_error_of_a_model_that_is_compiled_then_is_the_models_own():
+    x, y = torch.rand(4, 5), torch.zeros(4).long()
+    learn = learner(data=([(x, y)], None), compile=True)
+    with pytest.raises(Exception, match=r"same reduction dim|mat1 and mat2") as raised:
+        learn.fit(1)
+    assert "needs a compiler" not in str(raised.value)
+
+
+def test_loaders_when_workers_are_started_by_a_server_then_train(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import multiprocessing, torch\n"
+        "from torch import nn\n"
+        "from ignite_trainer import Learner, SampleLoader\n"
+        "class Points:\n"
+        "    def __len__(self): return 20\n"
+        "    def __getitem__(self, i): return torch.full((2,), float(i)), i % 2\n"
+        "if __name__ == '__main__':\n"
+        "    multiprocessing.set_start_method('forkserver')\n"
+        "    loader = SampleLoader(Points(), batch_size=5, num_workers=1)\n"
+        "    learn = Learner(nn.Linear(2, 2), (loader, loader), nn.CrossEntropyLoss(), 0.1, device='cpu')\n"
+        "    print(sorted(learn.fit(1)))\n"
+    )
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "['loss']\n", done.stderr
