@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from numbers import Integral, Real
+from os import PathLike
 from typing import Any, Generic, TypeVar
 
 from torch import nn
 
-__all__ = ["Fixed", "check_model", "check_parts", "is_number", "is_whole", "takes"]
+__all__ = ["Fixed", "check_folder", "check_model", "check_parts", "is_number", "is_whole", "takes"]
 
 T = TypeVar("T")
 
@@ -87,6 +88,20 @@ def check_model(model: Any, *, call: str) -> None:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is an nn.Module, as in {call}; got {_called(model)}")
+
+
+def check_folder(folder: Any, way_out: str = "give it as a string or a Path") -> None:
+    """Refuse a folder that is no path; None is one that is chosen later.
+
+    Raises:
+        TypeError: it is something else.
+
+    >>> check_folder(50)
+    Traceback (most recent call last):
+    TypeError: folder is a path; got 50: give it as a string or a Path
+    """
+    if folder is not None and not isinstance(folder, (str, PathLike)):
+        raise TypeError(f"folder is a path; got {folder!r}: {way_out}")
 
 
 def is_number(value: object) -> bool:

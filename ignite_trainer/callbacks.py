@@ -43,7 +43,7 @@ class Callback:
         for name, value in vars(cls).items():
             if name.startswith("_") or name in POINTS or not callable(value):
                 continue
-            for point in get_close_matches(name, POINTS, n=1, cutoff=0.8):
+            for point in get_close_matches(name, POINTS, n=1, cutoff=0.87):  # one letter amiss
                 raise TypeError(f"{cls.__name__}.{name} is not a callback point; did you mean {point}?")
 
     def leave_out(self, *points: str) -> None:

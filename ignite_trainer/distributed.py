@@ -71,6 +71,9 @@ def initialize(device: torch.device | str | None = None) -> bool:
     Returns:
         Whether this call made a group: not if there was one, and not if WORLD_SIZE is absent or 1.
 
+    Raises:
+        ValueError: on cuda, where nothing says which device is this rank's.
+
     >>> initialize()
     False
     """
@@ -78,6 +81,11 @@ def initialize(device: torch.device | str | None = None) -> bool:
     if made:
         kind = "cuda" if torch.cuda.is_available() else "cpu"
         if torch.device(device or kind).type == "cuda":
+            if "LOCAL_RANK" not in os.environ:
+                raise ValueError(
+                    "ranks on cuda have a device each, which LOCAL_RANK says; WORLD_SIZE is set and that is not: start "
+                    "them with torchrun"
+                )
             own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(own)
             dist.init_process_group("nccl", device_id=own, **meet())

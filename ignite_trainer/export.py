@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .files import read_verified, write_aside
+from .files import read_verified, sum_file, write_aside
 from .loadable import UNKNOWN, load_plain, shapes_of
 from .modes import modes_kept
 from .rng import get_rng_state, set_rng_state
@@ -89,6 +89,11 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
 
 def _load_from_checkpoint(model: nn.Module, path: Path) -> None:
+    if not sum_file(path).exists():
+        raise ValueError(
+            f"a checkpoint has its sum beside it; {path} has no {sum_file(path).name}: copy both, or, if torch.save "
+            "wrote it, give model.load_state_dict what torch.load reads"
+        )
     state = load_plain(read_verified(path))
     weights = state.get("model") if isinstance(state, dict) else None
     if not isinstance(weights, dict):

@@ -95,6 +95,8 @@ def read_verified(path: Path) -> bytes:
     Raises:
         DamagedFile: it is not that content, or cannot be read, or has no sum.
     """
+    if path.is_dir():
+        raise DamagedFile(f"{path} is a folder; one file in it is needed")
     if path.exists() and not sum_file(path).exists():
         raise DamagedFile(f"{path} has no sum beside it, {sum_file(path).name}: copy both, or take one that has it")
     try:

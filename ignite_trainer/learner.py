@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import datetime
-from os import PathLike
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from ignite.engine import Events
 from ignite.metrics import Metric
 from torch import Tensor, nn, optim
 
-from .arguments import Fixed, check_model, check_parts, is_whole
+from .arguments import Fixed, check_folder, check_model, check_parts, is_whole
 from .callbacks import Dispatcher, in_order, run_cbs
 from .devices import pick_device
 from .distributed import barrier, initialize, is_main, world_size
@@ -154,8 +153,7 @@ class Learner:
         check_tensors(optimizer, model)
         if step is None:
             warn_of_untrained(model, loss_func)
-        if folder is not None and not isinstance(folder, (str, PathLike)):
-            raise TypeError(f"folder is a path; got {folder!r}")
+        check_folder(folder)
         self._folder, self.folder_given = None if folder is None else Path(folder), folder is not None
         self.metrics = MappingProxyType(metrics_from(metrics))
 
@@ -381,7 +379,7 @@ class Learner:
         return timeline(self)
 
     def summary(self, x: Any) -> str:
-        """The model's layers, output shapes and parameters for an input x, or a batch of that many."""
+        """The model's layers, output shapes and parameters; x: an input as the model takes it."""
         return summarize(self.model, on_device(x, self.device))
 
     @property

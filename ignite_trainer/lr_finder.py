@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .arguments import is_whole
 from .callbacks import Callback
 from .epochs import rereadable
 from .events import CancelFitException
@@ -96,7 +97,7 @@ class LRFinder:
     ):
         if not 0 < start_lr < end_lr:
             raise ValueError(f"the rates grow from start_lr, above 0, to end_lr; got {start_lr!r} and {end_lr!r}")
-        if n_steps < 10:
+        if not is_whole(n_steps) or n_steps < 10:
             raise ValueError(f"n_steps is the number of rates that are tried, at least 10; got {n_steps!r}")
         self.learn, self.n_steps, self.cbs = learn, n_steps, list(cbs)
         self.lrs = [start_lr * (end_lr / start_lr) ** (i / (n_steps - 1)) for i in range(n_steps)]

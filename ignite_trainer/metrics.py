@@ -65,13 +65,11 @@ class WeightedMean(Ratio):
 
     def add(self, value: Tensor, n: int | Tensor) -> None:
         """Add a batch: its mean, a 0-d tensor, and how many samples that stands for."""
-        if not isinstance(n, Tensor) and not n:
-            return
         if value.is_cpu:  # there is no device to wait for: 0.3 µs, where tensors take 3
             n = n.item() if isinstance(n, Tensor) else n  # type: ignore[assignment]
             if n:  # a batch of ignored labels alone has NaN for its loss
                 self._total += value.item() * n
-        else:
+        elif isinstance(n, Tensor) or n:
             compensated = value.device.type == "mps"
             weighted = value.detach().to(torch.float32 if compensated else torch.float64) * n
             weighted = torch.where(n > 0, weighted, 0.0) if isinstance(n, Tensor) else weighted

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .arguments import is_whole
 from .callbacks import Callback
 from .epochs import first_batch
 from .learner import Learner
@@ -72,7 +73,7 @@ class OverfitBatch:
         lr: float | None = None,
         cbs: Iterable[Any] = (),
     ):
-        if n_steps < 1:
+        if not is_whole(n_steps) or n_steps < 1:
             raise ValueError(f"n_steps is the number of optimizer steps, at least 1; got {n_steps!r}")
         self.learn, self.n_steps, self.batch, self.lr, self.cbs = learn, n_steps, batch, lr, list(cbs)
 

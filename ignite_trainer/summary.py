@@ -26,12 +26,18 @@ def summarize(model: nn.Module, x: Any) -> str:
     total 15 parameters, 15 trainable
     """
     rows: list[tuple[str, str, str, int]] = []
-    hooks = []
+    hooks, seen = [], set[nn.Module]()
     for name, module in model.named_modules():
-        if not any(module.children()):
+        is_leaf = next(module.children(), None) is None
+        has_own = next(module.parameters(recurse=False), None) is not None
+        if is_leaf or has_own:
 
             def note(layer: nn.Module, _: Any, output: Any, name: str = name) -> None:
-                n = sum(parameter.numel() for parameter in layer.parameters(recurse=False))
+                seen.add(layer)
+                uncalled = [child for child in layer.modules() if child is not layer and child not in seen]
+                seen.update(uncalled)  # whose weights the layer itself uses, as MultiheadAttention does
+                used = [layer, *uncalled]
+                n = sum(parameter.numel() for part in used for parameter in part.parameters(recurse=False))
                 rows.append((name or type(model).__name__, type(layer).__name__, _shape(output), n))
 
             hooks.append(module.register_forward_hook(note))

@@ -79,6 +79,6 @@ class Validation:
             "step": learn.step,
             "train_loss": learn.trainer.state.metrics.get("loss", math.nan),
             **valid,
-            "lr": float(groups[0]["lr"]) if groups else learn.lr,
+            "lr": float(groups[0]["lr"]) if groups else math.nan if learn.lr is None else learn.lr,
             "seconds": of_main(seconds),  # the same on all ranks, as it can be monitored
         }

@@ -82,7 +82,7 @@ def test_load_when_given_a_checkpoint_then_has_its_weights_and_another_zip_is_re
     learn.load(tmp_path / "checkpoints" / "best.pt")
     assert torch.equal(learn.model.weight, weights)
     torch.save({"state": 1}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match=r"other.pt has no sum beside it, other.pt.sha256: copy both, or take one"):
+    with pytest.raises(ValueError, match=r"other.pt has no other.pt.sha256: copy both, or, if torch.save wrote it"):
         learn.load(tmp_path / "other.pt")
 
 

@@ -591,7 +591,7 @@ REFUSED = {
         TypeError,
         r"^loss_func is called with \(preds, y\), as in Learner\(.*\); got None$",
     ),
-    "folder": (lambda: learner(folder=3), TypeError, "^folder is a path; got 3$"),
+    "folder": (lambda: learner(folder=3), TypeError, "^folder is a path; got 3: give it as a string or a Path$"),
     "list of precisions": (lambda: learner(precision=["bf16"]), ValueError, r"'fp16'; got \['bf16'\]$"),
     "decay": (lambda: EMA("0.9"), ValueError, "that stays, between 0 and 1; got '0.9'$"),
     "seconds": (lambda: TimeLimit("5"), ValueError, "how long a fit may take, above 0; got '5'$"),

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 import torch
 from ignite.metrics import MeanAbsoluteError, Metric, Precision, Recall
@@ -17,14 +18,21 @@ from ignite_trainer import (
     EMA,
     Callback,
     Checkpoint,
+    EarlyStopping,
     Learner,
+    LRFinder,
     NaNGuard,
+    OverfitBatch,
     RunFiles,
     Schedule,
     TensorBoard,
     TensorLoader,
+    check,
+    glyphs,
     one_cycle,
 )
+from ignite_trainer.distributed import initialize
+from ignite_trainer.handlers.crash import load_crash
 from ignite_trainer.metrics import BatchMean
 from ignite_trainer.rng import get_rng_state
 from ignite_trainer.steps import on_device
@@ -395,3 +403,140 @@ def test_loaders_when_workers_are_started_by_a_server_then_train(tmp_path):
     )
     done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=120)
     assert done.stdout == "['loss']\n", done.stderr
+
+
+# ---- arguments ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "message"),
+    [
+        (lambda: NaNGuard(every_steps=2.5), ValueError, "every_steps is the number of batches .* got 2.5"),
+        (lambda: NaNGuard(every_steps="5"), ValueError, "every_steps is the number of batches .* got '5'"),
+        (lambda: Checkpoint(every_steps="5"), ValueError, "every_steps is a whole number above 0, or None; got '5'"),
+        (lambda: Checkpoint(every_seconds="5"), ValueError, "every_seconds is above 0, or None; got '5'"),
+        (lambda: EarlyStopping(start_epoch="1"), ValueError, "start_epoch is an epoch, counted from 0; got '1'"),
+        (lambda: glyphs("3"), ValueError, "n is the number of pictures, so at least 1; got '3'"),
+        (lambda: LRFinder(learner(), n_steps=10.5), ValueError, "n_steps is .* got 10.5"),
+        (lambda: OverfitBatch(learner(), n_steps=2.5), ValueError, "n_steps is .* got 2.5"),
+        (lambda: check(learner(), n_batches=2.5), ValueError, "n_batches .* got 2.5"),
+        (lambda: TensorBoard(50), TypeError, "folder is a path; got 50: give the others by name, as in every_steps=50"),
+        (lambda: RunFiles(3), TypeError, "folder is a path; got 3: give it as a string or a Path"),
+    ],
+)
+def test_number_or_folder_when_it_is_of_another_kind_then_is_refused_where_it_enters(make, kind, message):
+    with pytest.raises(kind, match=message):
+        make()
+
+
+def test_numbers_of_numpy_then_serve():
+    assert TensorBoard(every_steps=np.int64(5)).every_steps == 5
+    assert Checkpoint(every_steps=np.int64(5)).every_steps == 5
+
+
+def test_names_of_ones_own_that_are_like_points_then_are_left_alone():
+    class Mine(Callback):
+        def after_save(self): ...
+
+        def after_load(self): ...
+
+        def after_log(self): ...
+
+        def after_test(self): ...
+
+    for slip in ("after_bacth", "before_fitt", "after_stp", "after_fix"):
+        with pytest.raises(TypeError, match=f"{slip} is not a callback point; did you mean"):
+            type("Slips", (Callback,), {slip: lambda self, learn: None})
+    assert Mine().order == 0
+
+
+def test_weights_that_torch_saved_alone_when_loaded_then_the_way_is_said(tmp_path):
+    learn = learner()
+    torch.save(learn.model.state_dict(), tmp_path / "w.pt")
+    with pytest.raises(
+        ValueError, match=r"has no w.pt.sha256: copy both, or, if torch.save wrote it, give model.load_"
+    ):
+        learn.load(tmp_path / "w.pt")
+
+
+def test_crash_report_when_it_is_a_folder_then_is_said(tmp_path):
+    with pytest.raises(ValueError, match="is a folder; one file in it is needed"):
+        load_crash(tmp_path)
+
+
+def test_ranks_on_cuda_when_nothing_says_which_device_then_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(ValueError, match="which LOCAL_RANK says; WORLD_SIZE is set and that is not: start"):
+        initialize("cuda")
+
+
+def test_history_when_the_optimizer_has_no_groups_then_the_rate_is_not_a_number():
+    class Plain:
+        def __init__(self, parameters):
+            self.parameters = list(parameters)
+
+        def step(self):
+            with torch.no_grad():
+                for parameter in self.parameters:
+                    parameter -= 0.1 * parameter.grad
+
+        def zero_grad(self):
+            for parameter in self.parameters:
+                parameter.grad = None
+
+    model = mlp()
+    learn = learner([EarlyStopping("lr", mode="min")], model=model, optimizer=Plain(model.parameters()))
+    learn.fit(2)
+    assert [math.isnan(row["lr"]) for row in learn.history] == [True] * len(learn.history)
+
+
+def test_summary_when_a_layer_uses_the_weights_of_its_parts_itself_then_counts_them():
+    layer = nn.TransformerEncoderLayer(4, 2, dim_feedforward=8, batch_first=True)
+    layer.extra = nn.Sequential()
+    layer.scale = nn.Parameter(torch.ones(3))
+    lines = learner(model=layer).summary(torch.rand(2, 5, 4)).splitlines()
+    shown = sum(int(line.rsplit(None, 1)[1]) for line in lines[1:-1])
+    n = sum(parameter.numel() for parameter in layer.parameters())
+    assert shown == n
+    assert lines[-1].startswith(f"total {n} parameters")
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_graph_of_a_model_that_torch_cannot_trace_then_is_left_out_with_a_warning(tmp_path):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = mlp()
+
+        def forward(self, x):
+            return {"scores": self.net(x), "name": "points"}
+
+    learn = learner(
+        [TensorBoard(tmp_path, graph=True, images=False)],
+        model=Named(),
+        data=(DATA, None),
+        loss_func=lambda preds, y: nn.functional.cross_entropy(preds["scores"], y),
+    )
+    with pytest.warns(UserWarning, match="graph=True shows what torch can trace; Named is not"):
+        learn.fit(1)
+    assert learn.step == 4
+
+
+def test_metric_object_when_given_then_the_learner_counts_in_one_of_its_own():
+    class Lists:
+        def __init__(self):
+            self.seen = [[]]
+
+        def update(self, preds, y):
+            self.seen[0].append(len(y))
+
+        def compute(self):
+            return float(sum(self.seen[0]))
+
+        def reset(self):
+            self.seen[0].clear()
+
+    given = Lists()
+    assert learner(metrics={"n": given}).evaluate()["n"] == 40.0
+    assert given.seen == [[]]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..arguments import is_whole
 from .tensors import ImageTensors
 
 _SIZE = 28  # pixels
@@ -31,7 +32,7 @@ def glyphs(n: int, seed: int = 0) -> ImageTensors:
     >>> dataset.classes[dataset.targets[3]], dataset[3][0].shape
     ('frame', torch.Size([1, 28, 28]))
     """
-    if n < 1:
+    if not is_whole(n) or n < 1:
         raise ValueError(f"n is the number of pictures, so at least 1; got {n!r}")
     generator = torch.Generator().manual_seed(seed)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import pickle
 import threading
 import time
@@ -15,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 
+from ..arguments import check_folder, is_number, is_whole
 from ..callbacks import Callback
 from ..distributed import barrier, is_main
 from ..files import DamagedFile, read_verified, remove_with_sum, set_aside, sum_file, write_whole
@@ -73,10 +73,9 @@ class Checkpoint(Callback):
         intervals = {"every_steps": every_steps, "every_epochs": every_epochs, "every_seconds": every_seconds}
         for name, value in {**intervals, "keep": keep}.items():
             whole = name != "every_seconds"
-            if (value is not None and not value > 0) or (isinstance(value, float) and whole):
+            if value is not None and not ((is_whole(value) if whole else is_number(value)) and value > 0):
                 raise ValueError(f"{name} is {'a whole number ' * whole}above 0, or None; got {value!r}")
-        if folder is not None and not isinstance(folder, (str, os.PathLike)):
-            raise TypeError(f"folder is a path; got {folder!r}: give the others by name, as in every_steps=500")
+        check_folder(folder, "give the others by name, as in every_steps=500")
         self._given_folder = None if folder is None else Path(folder)
         self.every_steps, self.every_epochs, self.every_seconds = every_steps, every_epochs, every_seconds
         self.keep, self.monitor, self.background = keep, monitor, background

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import time
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -153,13 +154,24 @@ def write_batch(events: EventFile, batch: Any, names: list[str] | None, step: in
 
 
 def write_graph(events: EventFile, model: Any, x: Any) -> None:
-    """The graph of a copy of the model; the random generators are put back."""
+    """The graph of a copy of the model; the random generators are put back.
+
+    Warns:
+        UserWarning: torch cannot trace the model; there is no graph then.
+    """
     from torch.utils.tensorboard import _pytorch_graph  # SummaryWriter.add_graph has no other way to it
 
     state = get_rng_state()
     try:
         untyped: Any = _pytorch_graph
-        events.add_graph(untyped.graph(copy.deepcopy(model), (x,))[0])
+        graph = untyped.graph(copy.deepcopy(model), (x,))[0]
+    except (RuntimeError, TypeError, ValueError) as error:
+        first_line = str(error).strip().partition("\n")[0]
+        warnings.warn(
+            f"graph=True shows what torch can trace; {type(model).__name__} is not: {first_line}", stacklevel=2
+        )
+    else:
+        events.add_graph(graph)
     finally:
         set_rng_state(state)
 

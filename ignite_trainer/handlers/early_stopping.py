@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any, Literal
 
+from ..arguments import is_whole
 from ..callbacks import Callback
 from .best import Best, BestState, check_monitor
 
@@ -48,7 +49,7 @@ class EarlyStopping(Callback):
         start_epoch: int = 0,
         restore_best: bool = True,
     ):
-        if start_epoch < 0:
+        if not is_whole(start_epoch) or start_epoch < 0:
             raise ValueError(f"start_epoch is an epoch, counted from 0; got {start_epoch!r}")
         self.monitor, self.start_epoch, self.restore_best = monitor, start_epoch, restore_best
         self.best = Best(monitor, mode=mode, patience=patience, min_delta=min_delta, relative=relative)

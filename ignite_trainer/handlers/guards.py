@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..arguments import is_number
+from ..arguments import is_number, is_whole
 from ..callbacks import Callback
 from ..events import CancelBatchException
 
@@ -39,7 +39,7 @@ class NaNGuard(Callback):
     def __init__(self, action: Literal["stop", "skip", "raise"] = "stop", *, every_steps: int = 50):
         if action not in ("stop", "skip", "raise"):
             raise ValueError(f"action is 'stop', 'skip' or 'raise'; got {action!r}")
-        if every_steps < 1:
+        if not is_whole(every_steps) or every_steps < 1:
             raise ValueError(f"every_steps is the number of batches between two looks, at least 1; got {every_steps!r}")
         self.action, self.every_steps = action, 1 if action == "skip" else every_steps
         self.skipped = 0

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from ..arguments import check_folder
 from ..callbacks import Callback
 from ..distributed import is_main
 from ..export import refuse_extra_state
@@ -51,6 +52,7 @@ class RunFiles(Callback):
         mode: Literal["auto", "min", "max"] = "auto",
         job: Any = None,
     ):
+        check_folder(folder)
         self.folder, self.best, self.job = folder, Best(monitor, mode=mode), job
         self._fresh = self.best.state_dict()
 

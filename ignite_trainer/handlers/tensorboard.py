@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import check_folder, is_whole
 from ..callbacks import Callback
 from ..distributed import is_main, sum_float64
 from ..loss_size import first_dimension
@@ -67,7 +68,8 @@ class TensorBoard(Callback):
         graph: bool = False,
         hparams: Mapping[str, Any] | None = None,
     ):
-        if not isinstance(every_steps, int) or every_steps < 1:
+        check_folder(folder, "give the others by name, as in every_steps=50")
+        if not is_whole(every_steps) or every_steps < 1:
             raise ValueError(f"every_steps is a number of optimizer steps, a whole one from 1; got {every_steps!r}")
         for name, value in (hparams or {}).items():
             if not isinstance(value, (bool, int, float, str)):

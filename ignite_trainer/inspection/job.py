@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from ..arguments import is_whole
 from ..callbacks import has_point
 from ..data import TensorLoader
 from ..epochs import batches_of, rereadable
@@ -62,7 +63,7 @@ def check(learn: Learner, *, n_batches: int = 2000) -> Inspection:
     """
     if not isinstance(learn, Learner):
         raise TypeError(f"check looks at a Learner; got a {type(learn).__name__}: make one of it")
-    if n_batches < 1:
+    if not is_whole(n_batches) or n_batches < 1:
         raise ValueError(f"n_batches is how many batches are read, at least 1; got {n_batches!r}")
     cbs, refused = own_callbacks(learn)
     in_place = isinstance(learn.trainer.step, TrainStep)
