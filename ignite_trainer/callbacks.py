@@ -12,7 +12,7 @@ from typing import Any
 from .arguments import is_number, takes
 from .events import POINTS, CancelException
 
-__all__ = ["Callback", "Dispatcher", "has_point", "in_order", "run_cbs"]
+__all__ = ["Callback", "Dispatcher", "has_point", "in_order", "run_cbs", "warn_of_uncalled"]
 
 _OF_OTHERS = re.compile(r"on_\w+_(begin|start|end)")  # Keras, Lightning, HF Trainer
 
@@ -22,7 +22,8 @@ class Callback:
 
     A method takes the learner, ``def after_batch(self, learn)``, and may assign ``learn.batch``, ``learn.preds`` and
     ``learn.loss``; ``cleanup_fit(self, learn, error)`` is called at every end of a fit, with the exception or None.
-    Batch and epoch points fire in both phases: ``learn.model.training`` tells which. Callbacks run by ``order``, then
+    Batch and epoch points fire in both phases: ``learn.engine.training`` tells which, or, where the model
+    does not keep its mode to itself, ``learn.model.training``. Callbacks run by ``order``, then
     by their place in ``learn.cbs``. This base class is a convenience, any object with such methods serves.
 
     Raises:
@@ -43,11 +44,11 @@ class Callback:
         for name, value in vars(cls).items():
             if name.startswith("_") or name in POINTS or not callable(value):
                 continue
-            for point in get_close_matches(name, POINTS, n=1, cutoff=0.87):  # one letter amiss
+            for point in get_close_matches(name, POINTS, n=1, cutoff=0.86):
                 raise TypeError(f"{cls.__name__}.{name} is not a callback point; did you mean {point}?")
 
-    def leave_out(self, *points: str) -> None:
-        """Have this object called at these points no longer, which costs something for each batch; None stands there.
+    def _leave_out(self, *points: str) -> None:
+        """Have this package's hooks at these points called no longer, which costs something for each batch.
 
         What a subclass has at them is called all the same.
         """
@@ -115,15 +116,12 @@ class Dispatcher:
             TypeError: a function among them, or a method that does not take the learner.
 
         Warns:
-            UserWarning: one that has the hooks of another framework, and none of ours; one that waits for a point
-                which a step of one's own does not call.
+            UserWarning: one that has the hooks of another framework, and none of ours.
         """
         cbs = in_order(self.learn.cbs)
         for cb in cbs:
             _check_callback(cb)
         self.methods = {name: [(cb, getattr(cb, name)) for cb in cbs if has_point(cb, name)] for name in POINTS}
-        if in_fit and self.learn.has_own_step:
-            _warn_of_uncalled(cbs)
         if not in_fit:
             self.methods |= {"before_fit": [], "after_fit": []}
         for engine in (self.learn.trainer, self.learn.evaluator):
@@ -150,14 +148,23 @@ class Dispatcher:
             raise request
 
 
-def _warn_of_uncalled(cbs: Iterable[Any]) -> None:
+def warn_of_uncalled(cbs: Iterable[Any], called: set[str]) -> None:
+    """After a fit with a step of one's own: callbacks that have waited for points within ``TrainStep``.
+
+    Args:
+        cbs: the callbacks.
+        called: the points that the step has called itself.
+
+    Warns:
+        UserWarning: one that has nothing else to do for a batch.
+    """
     for cb in cbs:
-        unheard = [point for point in ("after_backward", "after_step") if has_point(cb, point)]
+        unheard = [point for point in ("after_backward", "after_step") if has_point(cb, point) and point not in called]
         if unheard and not has_point(cb, "after_batch"):
             warnings.warn(
-                f"{' and '.join(unheard)} belong to TrainStep; {type(cb).__name__} waits for it, and a step of one's "
-                f"own does not call it: have the step call learn.callback({unheard[-1]!r})",
-                stacklevel=5,
+                f"points within TrainStep are not called by a step of one's own; {type(cb).__name__} has waited for "
+                f"{' and '.join(unheard)}: have the step call learn.callback({unheard[-1]!r})",
+                stacklevel=3,
             )
 
 

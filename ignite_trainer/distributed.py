@@ -5,7 +5,7 @@ import gc
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -186,6 +186,28 @@ def share_tensors(tensors: Iterable[torch.Tensor], source: int = 0) -> None:
             dist.broadcast(flat, source, group=_host_group() if flat.is_cpu else None)
         for tensor, part in zip(group, torch.split(flat, [tensor.numel() for tensor in group]), strict=True):
             tensor.copy_(part.view(tensor.shape))
+
+
+def on_main(action: Callable[[], None]) -> None:
+    """Does something on rank 0, while the others wait; an exception there is one on all of them.
+
+    Raises:
+        RuntimeError: on the other ranks, where it has raised on rank 0.
+
+    >>> on_main(lambda: print("written"))
+    written
+    """
+    error: Exception | None = None
+    if is_main():
+        try:
+            action()
+        except Exception as raised:
+            error = raised
+    failed = of_main(None if error is None else str(error))
+    if error is not None:
+        raise error
+    if failed is not None:
+        raise RuntimeError(f"what rank 0 does for all has failed there: {failed}")
 
 
 def barrier() -> None:

@@ -159,7 +159,7 @@ def _check_fit(model: nn.Module, saved: dict[str, Any], path: str | Path) -> Non
             if is_tied or is_open:
                 continue
             raise ValueError(
-                f"{path} has {name} {_of_shape(saved.get(name))}, the model has it {_of_shape(shapes.get(name))}: "
+                f"{path} has {name} {_of_shape(saved, name)}, the model has it {_of_shape(shapes, name)}: "
                 "the same model is needed to load its weights"
             )
 
@@ -168,8 +168,10 @@ def _place(tensor: Tensor) -> tuple[Any, ...]:
     return tensor.device, tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tuple(tensor.shape)
 
 
-def _of_shape(shape: Any) -> str:
-    return "not at all" if shape is None else f"of shape {shape}"
+def _of_shape(shapes: dict[str, Any], name: str) -> str:
+    if name not in shapes:
+        return "not at all"
+    return "as an extra state" if shapes[name] is None else f"of shape {shapes[name]}"
 
 
 def _write_torch(model: nn.Module, x: Any, path: Path) -> None:

@@ -75,7 +75,7 @@ def write_aside(path: Path, write: Callable[[Path], Any]) -> None:
         OSError: the disk is full, or the folder cannot be written; the former file is whole.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")  # the ending tells some libraries what to write
+    temporary = path.with_name(f".tmp-{path.name}")
     try:
         temporary.touch()
         mode = temporary.stat().st_mode

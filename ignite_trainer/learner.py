@@ -18,9 +18,9 @@ from ignite.metrics import Metric
 from torch import Tensor, nn, optim
 
 from .arguments import Fixed, check_folder, check_model, check_parts, is_whole
-from .callbacks import Dispatcher, in_order, run_cbs
+from .callbacks import Dispatcher, has_point, in_order, run_cbs, warn_of_uncalled
 from .devices import pick_device
-from .distributed import barrier, initialize, is_main, world_size
+from .distributed import initialize, on_main, world_size
 from .engines import CancellableEngine, always
 from .epochs import check_loader, first_batch, pair_of_loaders, refuse_one_shot
 from .events import Scope, TrainEvents
@@ -157,6 +157,7 @@ class Learner:
         self._folder, self.folder_given = None if folder is None else Path(folder), folder is not None
         self.metrics = MappingProxyType(metrics_from(metrics))
 
+        self.called_by_name: set[str] = set()
         self.opt: Any = optimizer
         self.preds: Any = None
         self.loss: Any = None
@@ -269,8 +270,11 @@ class Learner:
         state = self._resumption.find(resume)
         self._start_afresh(n_epochs)
         done = self._resumption.begin(state)
+        self.called_by_name.clear()
         with self._share_of(self.train_dl, training=True), self._fitting():
             self._run(self.trainer, self.train_dl, n_epochs, done)
+        if self.has_own_step and self.trainer.state.epoch:
+            warn_of_uncalled(self.cbs, self.called_by_name)
         return dict(self.results)
 
     def evaluate(self, dl: Any = None) -> dict[str, float]:
@@ -324,7 +328,8 @@ class Learner:
         batch = self.batch
         self.engine = self.trainer if self.model.training else self.evaluator
         self.batch = batch
-        self._dispatch.gather()
+        if not self.in_fit:
+            self._dispatch.gather()
         self.forward = self._called
         self.engine.run_step_alone()
 
@@ -342,13 +347,15 @@ class Learner:
 
     def callback(self, method_name: str) -> None:
         """Call a method of that name, a point or one's own, on every callback that has it."""
+        self.called_by_name.add(method_name)
         run_cbs(self.cbs, method_name, self)
 
     def save(self, path: str | Path) -> None:
-        """Write the model's weights and buffers as safetensors; tied ones once. Of several ranks, rank 0 writes."""
-        if is_main():
-            save_weights(self.model, path)
-        barrier()
+        """Write the model's weights and buffers as safetensors; tied ones once.
+
+        Of several ranks, rank 0 writes, and all of them have to call it.
+        """
+        on_main(lambda: save_weights(self.model, path))
 
     def load(self, path: str | Path) -> None:
         """Fill the model with the weights of ``save`` or of a checkpoint: every tensor, or, where one misfits, none."""
@@ -358,6 +365,8 @@ class Learner:
         self, path: str | Path, format: Literal["safetensors", "torch", "onnx"] = "safetensors", *, x: Any = None
     ) -> None:
         """Write the model for use elsewhere, with any batch size; what is written is loaded back and compared.
+
+        Of several ranks, rank 0 writes, and all of them have to call it.
 
         Args:
             path: the file.
@@ -369,10 +378,11 @@ class Learner:
             ValueError: another format or ending; a model that torch cannot export; a loader that gives nothing.
             TypeError: a one-shot iterator as the loader, and no x.
         """
-        if is_main():
-            x = self._first_input() if x is None else on_device(x, self.device)
-            export_model(self.model, x, path, format)
-        barrier()
+
+        def write() -> None:
+            export_model(self.model, self._first_input() if x is None else on_device(x, self.device), path, format)
+
+        on_main(write)
 
     def timeline(self) -> str:
         """What runs when in a fit of this learner, in order: a table of engine, event, point, and who."""
@@ -510,7 +520,7 @@ class Learner:
         error: BaseException | None = None
         with ExitStack() as stack:  # calls them all, even if one raises
             for cb in reversed(in_order(self.cbs)):
-                if hasattr(cb, "cleanup_fit"):
+                if has_point(cb, "cleanup_fit"):
                     stack.callback(lambda end: end(self, error), cb.cleanup_fit)
             self.in_fit = True
             self.trainer.widest = self.evaluator.widest = Scope.FIT

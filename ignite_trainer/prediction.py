@@ -11,6 +11,7 @@ from torch import Tensor
 from .data import OrderedLoader
 from .epochs import batches_of, check_loader
 from .modes import modes_kept
+from .steps import on_device
 
 __all__ = ["predict"]
 
@@ -40,9 +41,11 @@ def predict(learn: Any, dl: Any) -> Tensor:
 
 def _input_of(learn: Any, batch: Any) -> Any:
     """x of a batch: ``(x, y)``, x itself, or ``(x,)`` as a dataset of x alone gives it."""
+    if isinstance(batch, Tensor):
+        return on_device(batch, learn.device)
     if learn.prepare_batch is None:
         if isinstance(batch, (tuple, list)) and len(batch) == 1:
             batch = (*batch, None)
-        elif isinstance(batch, (Tensor, dict)):
+        elif isinstance(batch, dict):
             batch = batch, None
     return learn.evaluator.step.prepare(batch)[0]

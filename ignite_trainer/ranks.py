@@ -14,7 +14,7 @@ from .distributed import all_objects, of_main, rank, share_tensors, sum_float64,
 from .events import Scope
 from .gradients import GradientWindow
 from .learner_metrics import check_for_ranks, is_foreign
-from .loadable import shapes_of
+from .loadable import UNKNOWN, shapes_of
 from .loss_size import LossSize
 from .rank_gradients import RankWindow
 from .shares import Share, is_filler, loader_identity, places_of
@@ -174,8 +174,17 @@ class Ranks:
             )
 
     def share_model(self) -> None:
-        """Rank 0's weights and buffers, for all."""
-        share_tensors(self.learn.model.state_dict().values())
+        """Rank 0's weights and buffers, for all.
+
+        Raises:
+            ValueError: a lazy layer that was not called yet, or an extra state.
+        """
+        state = self.learn.model.state_dict()
+        for name, shape in shapes_of(state).items():
+            if not isinstance(shape, tuple):
+                what = "has no shape yet: call the model on a batch first" if shape == UNKNOWN else "is no tensor"
+                raise ValueError(f"ranks begin with rank 0's tensors; {name} {what}")
+        share_tensors(state.values())
 
     def share_buffers(self) -> None:
         """Rank 0's buffers, such as batch norm's statistics, for all: each rank's are of its own shares."""

@@ -290,11 +290,13 @@ def _loader_state(loader: Any, mid_epoch: bool) -> dict[str, Any]:
 
 def _generators(loader: Any) -> list[torch.Generator]:
     """The generators of a stock DataLoader and its samplers, each once."""
-    parts, found = [loader], []
+    parts, seen, found = [loader], set[int](), []
     while parts:  # a sampler of batches has one of samples
         part = parts.pop(0)
-        found.append(getattr(part, "generator", None))
-        parts += [part for part in (getattr(part, "sampler", None), getattr(part, "batch_sampler", None)) if part]
+        if part is not None and id(part) not in seen:
+            seen.add(id(part))
+            found.append(getattr(part, "generator", None))
+            parts += [getattr(part, "sampler", None), getattr(part, "batch_sampler", None)]
     return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
 
 

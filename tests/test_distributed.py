@@ -136,6 +136,13 @@ learn.fit(1)
 for _ in range(30):
     learn.save({str(tmp_path / "model.safetensors")!r})
 learn.export({str(tmp_path / "model.pt2")!r}, "torch")
+try:
+    learn.save("/proc/nothing/model.safetensors")
+except OSError:
+    assert is_main()
+except RuntimeError as error:
+    assert not is_main() and str(error).startswith("what rank 0 does for all has failed there: [Errno 2]")
+learn.evaluate()
 learn.load({str(tmp_path / "model.safetensors")!r})
 try:
     LRFinder(learn).run()

@@ -356,6 +356,24 @@ def own_step(learn):
     return learn.loss.detach()
 
 
+def silent_step(learn):
+    own_step(Quiet(learn))
+    return learn.loss.detach()
+
+
+class Quiet:
+    """The learner, but for its ``callback``."""
+
+    def __init__(self, learn):
+        object.__setattr__(self, "learn", learn)
+
+    def __getattr__(self, name):
+        return (lambda point: None) if name == "callback" else getattr(self.learn, name)
+
+    def __setattr__(self, name, value):
+        setattr(self.learn, name, value)
+
+
 @pytest.mark.parametrize(
     ("cb", "points"),
     [
@@ -366,12 +384,11 @@ def own_step(learn):
 )
 def test_callback_that_waits_for_a_point_within_the_step_when_the_step_is_ones_own_then_is_warned_of(cb, points):
     with pytest.warns(
-        UserWarning, match=rf"{points} belong to TrainStep; {type(cb).__name__} waits for it, and a step"
+        UserWarning, match=rf"points within TrainStep .*; {type(cb).__name__} has waited for {points}: have"
     ):
-        learner([cb], step=own_step).fit(1)
+        learner([cb], step=silent_step).fit(1)
 
 
-@pytest.mark.filterwarnings("ignore:after_step belong")
 def test_schedule_when_a_step_of_ones_own_calls_its_point_then_moves_the_rate():
     learn = learner([Schedule(lambda step: 0.5**step)], step=own_step)
     learn.fit(1)
@@ -444,7 +461,7 @@ def test_names_of_ones_own_that_are_like_points_then_are_left_alone():
 
         def after_test(self): ...
 
-    for slip in ("after_bacth", "before_fitt", "after_stp", "after_fix"):
+    for slip in ("after_bacth", "before_fitt", "after_stp", "after_fix", "after_validation"):
         with pytest.raises(TypeError, match=f"{slip} is not a callback point; did you mean"):
             type("Slips", (Callback,), {slip: lambda self, learn: None})
     assert Mine().order == 0
@@ -540,3 +557,52 @@ def test_metric_object_when_given_then_the_learner_counts_in_one_of_its_own():
     given = Lists()
     assert learner(metrics={"n": given}).evaluate()["n"] == 40.0
     assert given.seen == [[]]
+
+
+def test_predict_of_x_alone_when_batches_are_prepared_then_x_goes_to_the_model_as_it_is():
+    learn = learner(prepare_batch=lambda batch: (batch[0], batch[1]))
+    assert learn.predict([X[:4]]).shape == (4, 3)
+
+
+def test_one_batch_in_a_fit_then_the_fit_still_has_its_end():
+    class Steps(Callback):
+        ended = False
+
+        def after_validate(self, learn):
+            learn.batch = DATA[0]
+            learn.one_batch()
+
+        def after_fit(self, learn):
+            self.ended = True
+
+    steps = Steps()
+    learner([steps]).fit(1)
+    assert steps.ended
+
+
+def test_stock_loader_whose_sampler_has_no_length_then_is_evaluated():
+    class Some:
+        def __iter__(self):
+            return iter(range(20))
+
+    loader = DataLoader(TensorDataset(X, Y), 10, sampler=Some())
+    learn = learner(data=(loader, loader))
+    learn.fit(1)
+    assert learn.predict(loader).shape == (20, 3)
+    assert learn.evaluate()["loss"] > 0
+
+
+def test_subclass_when_it_calls_what_the_callback_has_left_out_then_nothing_comes_of_it():
+    class Rate(Schedule):
+        def after_step(self, learn):
+            super().after_step(learn)
+
+    class Guard(NaNGuard):
+        def after_backward(self, learn):
+            super().after_backward(learn)
+
+    guard = Guard()
+    learn = learner([Rate(lambda step: 0.5**step, step="epoch"), guard])
+    learn.fit(2)
+    assert learn.opt.param_groups[0]["lr"] == 0.05
+    assert guard.skipped == 0

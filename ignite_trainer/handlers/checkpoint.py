@@ -125,7 +125,9 @@ class Checkpoint(Callback):
             self.folder(learn).mkdir(parents=True, exist_ok=True)
             set_aside(self._left_over(learn), self.folder(learn))
         if learn.ranks is not None:
-            learn.ranks.polls |= {"signal": lambda: bool(self.signals.received), "seconds": self._has_waited}
+            learn.ranks.polls["signal"] = lambda: bool(self.signals.received)
+            if self.every_seconds is not None:
+                learn.ranks.polls["seconds"] = self._has_waited
         if self.best is not None:
             self.best = Best(self.best.monitor, mode=self.best.mode)
         self._saved_at, self._saved_step, self._due = time.monotonic(), learn.step, False
@@ -139,7 +141,7 @@ class Checkpoint(Callback):
             return self._raise_failure()
         if self.every_steps is not None and learn.step - self._saved_step >= self.every_steps:
             self._due = True
-        if self._asked(learn, "seconds", self._has_waited):
+        if self.every_seconds is not None and self._asked(learn, "seconds", self._has_waited):
             self._due = True
         if (self._due or self._signalled(learn)) and learn.at_step_boundary and not learn.at_last_batch:
             self._save(learn)
@@ -210,7 +212,7 @@ class Checkpoint(Callback):
         path = self.folder(learn) / f"step-{learn.step:08d}.pt"
         self._write(path, snapshot(learn, done=done), prune=True)
         self._saved_at, self._saved_step, self._due = time.monotonic(), learn.step, False
-        if learn.ranks is not None:
+        if learn.ranks is not None and self.every_seconds is not None:
             learn.ranks.asked.discard("seconds")
         if self._signalled(learn) and not done:
             self._wait()

@@ -165,7 +165,7 @@ def write_graph(events: EventFile, model: Any, x: Any) -> None:
     try:
         untyped: Any = _pytorch_graph
         graph = untyped.graph(copy.deepcopy(model), (x,))[0]
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError, torch.jit.TracingCheckError) as error:  # type: ignore[attr-defined]
         first_line = str(error).strip().partition("\n")[0]
         warnings.warn(
             f"graph=True shows what torch can trace; {type(model).__name__} is not: {first_line}", stacklevel=2

@@ -45,7 +45,7 @@ class NaNGuard(Callback):
         self.skipped = 0
         self.found: tuple[int, int] | None = None  # epoch and batch of the first loss that was not finite
         self._losses: list[tuple[int, int, Tensor]] = []
-        self.leave_out(*(("after_batch", "after_epoch") if action == "skip" else ("after_backward",)))
+        self._leave_out(*(("after_batch", "after_epoch") if action == "skip" else ("after_backward",)))
 
     def before_fit(self, learn: Any) -> None:
         """Begin anew."""
@@ -53,7 +53,7 @@ class NaNGuard(Callback):
 
     def after_batch(self, learn: Any) -> None:
         """Gather the loss; look at those that there are, when it is time."""
-        if learn.engine.training:
+        if learn.engine.training and self.action != "skip":
             self._losses.append((learn.epoch, learn.iter, learn.loss.detach()))
             if len(self._losses) >= self.every_steps:
                 self._look(learn)
@@ -64,6 +64,8 @@ class NaNGuard(Callback):
 
     def after_backward(self, learn: Any) -> None:
         """Leave out a batch whose loss or gradients are not finite."""
+        if self.action != "skip":
+            return
         parts = [learn.loss.detach()]
         if learn.scaler is None:  # which leaves out such gradients itself, and has to see them to find its scale
             parts += [_values(parameter.grad) for parameter in learn.model.parameters() if parameter.grad is not None]

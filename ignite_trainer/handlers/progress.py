@@ -40,8 +40,9 @@ class Progress(Callback):
         self._file = file
         self._bar: Any = None
         in_terminal = sys.stderr is not None and sys.stderr.isatty()  # a daemon may have none
-        if not (bar or (bar is None and (in_terminal or "ipykernel" in sys.modules))):
-            self.leave_out("before_epoch", "after_batch", "after_epoch")
+        self._shows_bar = bool(bar or (bar is None and (in_terminal or "ipykernel" in sys.modules)))
+        if not self._shows_bar:
+            self._leave_out("before_epoch", "after_batch", "after_epoch")
 
     def after_validate(self, learn: Any) -> None:
         """Close the bar, write the epoch's line."""
@@ -67,7 +68,7 @@ class Progress(Callback):
         from tqdm.auto import tqdm
 
         self._close()
-        if not is_main():
+        if not is_main() or not self._shows_bar:
             return
         try:
             total = loader_length(learn.dl)

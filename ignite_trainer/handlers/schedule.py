@@ -55,7 +55,7 @@ class Schedule(Callback):
         self._n_epochs = 0
         self._left_out: tuple[float, ...] | None = None  # what the step after the last would have been given
         if step != "batch":
-            self.leave_out("after_step")
+            self._leave_out("after_step")
 
     def before_fit(self, learn: Any) -> None:
         """Make the scheduler, which at once sets the first rates."""
@@ -73,7 +73,7 @@ class Schedule(Callback):
 
     def after_step(self, learn: Any) -> None:
         """Step the scheduler of steps."""
-        if learn.in_fit:
+        if learn.in_fit and self.every == "batch":
             self._step(last=self.n_steps is not None and learn.step >= self.n_steps)
 
     def after_validate(self, learn: Any) -> None:
@@ -114,7 +114,7 @@ class Schedule(Callback):
             )
         self.scheduler.load_state_dict(state["scheduler"])
         self._steps_before_epoch = state["steps_before_epoch"]
-        if state["left_out"] is not None and self._n_epochs > state["n_epochs"]:
+        if state.get("left_out") is not None and self._n_epochs > state["n_epochs"]:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
                 self._step(*state["left_out"], last=False)  # the optimizer has stepped, before this process began

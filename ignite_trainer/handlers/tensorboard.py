@@ -147,7 +147,7 @@ class TensorBoard(Callback):
             return
         self._write_steps(learn)
         scalars = dashboard.row_scalars(learn.history[-1])
-        if self._ended > self._began:
+        if n_samples and self._ended > self._began:
             scalars["time/samples_per_second"] = n_samples / (self._ended - self._began)
         self.events.add_scalars(scalars, learn.step)
         if self.validation is not None and self.validation.finished:
