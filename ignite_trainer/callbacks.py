@@ -22,9 +22,9 @@ class Callback:
 
     A method takes the learner, ``def after_batch(self, learn)``, and may assign ``learn.batch``, ``learn.preds`` and
     ``learn.loss``; ``cleanup_fit(self, learn, error)`` is called at every end of a fit, with the exception or None.
-    Batch and epoch points fire in both phases: ``learn.engine.training`` tells which, or, where the model
-    does not keep its mode to itself, ``learn.model.training``. Callbacks run by ``order``, then
-    by their place in ``learn.cbs``. This base class is a convenience, any object with such methods serves.
+    Batch and epoch points fire in both phases: ``learn.engine.training`` tells which, and ``learn.model.training``
+    too, unless the model keeps its mode to itself. Callbacks run by ``order``, then by their place in ``learn.cbs``.
+    This base class is a convenience, any object with such methods serves.
 
     Raises:
         TypeError: when the class is defined, for a method that is one slip away from a point.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
+from torch.nn.parameter import is_lazy
 
 from .callbacks import Callback
 from .epochs import refuse_one_shot
@@ -60,7 +60,7 @@ def everything_kept(learn: Learner) -> Iterator[None]:
     if learn.in_fit or learn.trainer.running or learn.evaluator.running:
         raise RuntimeError("a trial needs the model for itself; this learner is in the middle of a fit or evaluation")
     for name, tensor in [*learn.model.named_parameters(), *learn.model.named_buffers()]:
-        if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
+        if is_lazy(tensor):
             raise ValueError(
                 f"a trial puts every tensor back, so each has a shape; {name} has none yet: run the model on one "
                 "batch first"

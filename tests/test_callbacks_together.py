@@ -21,16 +21,10 @@ from ignite_trainer import (
     TimeLimit,
 )
 from ignite_trainer.optim import check_step
-from tests.tiny import blobs, mlp
+from tests.tiny import mlp, ready
+from tests.tiny import seeded_learner as learner
 
-X, Y = blobs(40)
-DATA = list(zip(X.split(10), Y.split(10), strict=True))
-
-
-def learner(cbs=(), *, model=None, **how):
-    torch.manual_seed(0)
-    rate = {} if "optimizer" in how else {"lr": 0.1}
-    return Learner(model or mlp(), (DATA, DATA), nn.CrossEntropyLoss(), cbs=cbs, device="cpu", **rate, **how)
+DATA = ready()
 
 
 class Rates(Callback):

@@ -36,17 +36,11 @@ from ignite_trainer.handlers.crash import load_crash
 from ignite_trainer.metrics import BatchMean
 from ignite_trainer.rng import get_rng_state
 from ignite_trainer.steps import on_device
-from tests.tiny import blobs, dropout_net, mlp
+from tests.tiny import blobs, dropout_net, mlp, ready
+from tests.tiny import seeded_learner as learner
 
 X, Y = blobs(40)
-DATA = list(zip(X.split(10), Y.split(10), strict=True))
-
-
-def learner(cbs=(), *, model=None, data=None, loss_func=None, **how):
-    torch.manual_seed(0)
-    dls = (DATA, DATA) if data is None else data
-    rate = {} if "optimizer" in how else {"lr": 0.1}
-    return Learner(model or mlp(), dls, loss_func or nn.CrossEntropyLoss(), cbs=cbs, device="cpu", **rate, **how)
+DATA = ready()
 
 
 def weights(learn):

@@ -6,6 +6,8 @@ import sys
 import torch
 from torch import nn
 
+from ignite_trainer import Learner
+
 
 def blobs(n=100, n_features=6, n_classes=3, seed=0):
     """n points in as many clouds as classes: (n, n_features) float32 and (n,) int64."""
@@ -13,6 +15,20 @@ def blobs(n=100, n_features=6, n_classes=3, seed=0):
     y = torch.randint(n_classes, (n,), generator=generator)
     centres = 2 * torch.randn(n_classes, n_features, generator=generator)
     return centres[y] + torch.randn(n, n_features, generator=generator), y
+
+
+def ready(n=40, batch_size=10):
+    """The points of ``blobs`` as a list of batches."""
+    x, y = blobs(n)
+    return list(zip(x.split(batch_size), y.split(batch_size), strict=True))
+
+
+def seeded_learner(cbs=(), *, model=None, data=None, loss_func=None, **how):
+    """A Learner over ``ready`` batches, or other loaders, on the CPU; its rate is 0.1, unless an optimizer is given."""
+    torch.manual_seed(0)
+    dls = (ready(), ready()) if data is None else data
+    rate = {} if "optimizer" in how else {"lr": 0.1}
+    return Learner(model or mlp(), dls, loss_func or nn.CrossEntropyLoss(), cbs=cbs, device="cpu", **rate, **how)
 
 
 def mlp(n_features=6, n_classes=3):
