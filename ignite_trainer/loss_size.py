@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["LossSize", "first_dimension", "ignored_label", "kind_of", "loss_size_of"]
+__all__ = ["FEW", "LossSize", "first_dimension", "ignored_label", "kind_of", "loss_size_of"]
 
 LossSize = Callable[[Any, Any], "int | Tensor"]
 
-_FEW = 64  # so many numbers are looked through faster as a list than as a tensor
+FEW = 64  # so many numbers on the CPU are looked through faster as a list than as a tensor
 
 
 def loss_size_of(loss_func: Any) -> LossSize:
@@ -48,7 +48,7 @@ def loss_size_of(loss_func: Any) -> LossSize:
         if not isinstance(y, Tensor):  # for a forward of one's own
             return first_dimension(preds, y)
         n: int = y.numel()
-        if n <= _FEW and y.dtype is torch.int64 and weight is None and y.is_cpu and y.ndim == 1:
+        if n <= FEW and y.dtype is torch.int64 and weight is None and y.is_cpu and y.ndim == 1:
             return n - y.tolist().count(ignore)
         if y.dtype.is_floating_point:  # class probabilities: the loss divides by the number of distributions
             return n // y.shape[1] if y.ndim > 1 else 1

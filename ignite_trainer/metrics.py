@@ -11,11 +11,9 @@ from ignite.engine import Engine
 from ignite.metrics import Metric
 from torch import Tensor
 
-from .loss_size import LossSize, first_dimension
+from .loss_size import FEW, LossSize, first_dimension
 
 __all__ = ["Accuracy", "BatchMean", "Loss", "Ratio", "UpdatedMetric", "accuracy"]
-
-_AS_ARRAYS = frozenset((torch.float32, torch.float64))
 
 
 def accuracy(preds: Tensor, y: Tensor) -> Tensor:
@@ -164,23 +162,24 @@ class Accuracy(Ratio):
     def update(self, output: tuple[Tensor, Tensor]) -> None:
         """Add a batch ``(preds, y)``."""
         preds, y = output
-        on_host = preds.is_cpu and y.is_cpu and preds.dtype in _AS_ARRAYS and not y.dtype.is_floating_point
+        if preds.ndim < 2:
+            self.check(preds, y)
+        best = preds.argmax(dim=1)
+        if best.shape != y.shape or y.is_floating_point():
+            self.check(preds, y)
+        right, n = best == y, y.numel()
         if self.ignore_index is not None:
-            self.check(preds, y)
             counted = y != self.ignore_index
-            self._correct = self._correct + ((preds.argmax(dim=1) == y) & counted).sum()
-            self._n = self._n + counted.sum()
+            self._correct += (right & counted).sum()
+            self._n += counted.sum()
             return
-        if on_host and preds.ndim == 2:  # 2.3 µs for 32 rows, not 7
-            scores = preds.detach() if preds.requires_grad else preds
-            best, labels = scores.numpy().argmax(axis=1), y.numpy()
-            if best.shape != labels.shape:
-                self.check(preds, y)
-            self._correct += (best == labels).tobytes().count(True)
-        else:  # nothing waits for a device
-            self.check(preds, y)
-            self._correct = self._correct + (preds.argmax(dim=1) == y).sum()
-        self._n += y.numel()
+        if not right.is_cpu:  # nothing waits for a device
+            self._correct += right.sum()
+        elif n <= FEW and right.ndim == 1:  # 2 µs less than the next line
+            self._correct += right.tolist().count(True)
+        else:
+            self._correct += int(right.count_nonzero())
+        self._n += n
 
     @staticmethod
     def check(preds: Tensor, y: Tensor) -> None:

@@ -26,6 +26,8 @@ def test_accuracy_when_scores_are_ties_nan_or_infinite_then_counts_as_argmax_doe
     preds = torch.tensor(rows, dtype=dtype, requires_grad=data.draw(st.booleans()))
     metric = Accuracy()
     metric.update((preds, y))
+    times = data.draw(st.sampled_from([1, 10, 30]))  # few are counted otherwise than many
+    metric.update((preds.repeat(times, 1), y.repeat(times)))
     assert metric.compute() == int((preds.argmax(dim=1) == y).sum()) / n
 
 
