@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from .files import read_verified, sum_file, write_aside
 from .loadable import UNKNOWN, load_plain, shapes_of
 from .modes import modes_kept
-from .rng import get_rng_state, set_rng_state
+from .rng import rng_kept
 
 __all__ = ["export_model", "load_weights", "refuse_extra_state", "save_weights"]
 
@@ -138,7 +137,7 @@ def export_model(model: nn.Module, x: Any, path: str | Path, format: Format = "s
         )
     batches = [_resized(x, lambda tensor: torch.cat([tensor, tensor[:1]]))]  # 1 sample would become a constant 1
     batches.append(_resized(batches[0], lambda tensor: torch.cat([tensor, tensor[:1]])))
-    with modes_kept(model), _generators_kept(), torch.no_grad():
+    with modes_kept(model), rng_kept(), torch.no_grad():
         model.eval()
 
         def write(temporary: Path) -> None:
@@ -273,12 +272,3 @@ def _tensors(nest: Any) -> list[Tensor]:
     if isinstance(nest, Tensor):
         return [nest]
     return [tensor for part in (nest.values() if isinstance(nest, dict) else nest) for tensor in _tensors(part)]
-
-
-@contextmanager
-def _generators_kept() -> Iterator[None]:
-    state = get_rng_state()
-    try:
-        yield
-    finally:
-        set_rng_state(state)

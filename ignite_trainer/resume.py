@@ -17,7 +17,7 @@ from .data import OrderedLoader
 from .distributed import is_main, of_main, rank, world_size
 from .loadable import UNKNOWN, shapes_of
 from .rank_states import gather_states, state_of_rank
-from .rng import get_rng_state, set_rng_state
+from .rng import get_rng_state, rng_kept, set_rng_state
 from .shares import loader_identity
 
 __all__ = ["WALL_CLOCK", "MidEpoch", "Resumption", "check_state", "restore", "snapshot", "stateful", "streams_kept"]
@@ -207,15 +207,15 @@ def epoch_start(loader: Any) -> dict[str, Any] | None:
 @contextmanager
 def streams_kept(loader: Any) -> Iterator[None]:
     """In here a loader may be read; its place, its generators and the global ones are put back."""
-    rng, generators = get_rng_state(), [generator.get_state() for generator in _generators(loader)]
+    generators = [generator.get_state() for generator in _generators(loader)]
     place = (loader.order.epoch, loader.order.batch) if isinstance(loader, OrderedLoader) else None
-    try:
-        yield
-    finally:
-        if place is not None:
-            loader.seek(*place)
-        _set_generators(loader, generators)
-        set_rng_state(rng)
+    with rng_kept():
+        try:
+            yield
+        finally:
+            if place is not None:
+                loader.seek(*place)
+            _set_generators(loader, generators)
 
 
 def check_state(learn: Any, state: dict[str, Any], path: Any) -> None:

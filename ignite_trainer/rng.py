@@ -2,6 +2,8 @@
 
 import random
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any
 
@@ -116,3 +118,23 @@ def set_rng_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
     if state.get("mps") is not None and torch.backends.mps.is_available():
         torch.mps.set_rng_state(state["mps"])
+
+
+@contextmanager
+def rng_kept(*, cuda: bool = True) -> Iterator[None]:
+    """In here the global generators may be drawn from; at the end they are where they were.
+
+    Args:
+        cuda: False: those of the CUDA devices are left alone, which a forked process cannot reach.
+
+    >>> state = get_rng_state()
+    >>> with rng_kept():
+    ...     drawn = torch.rand(3)
+    >>> torch.equal(torch.rand(3), drawn)
+    True
+    """
+    state = get_rng_state(cuda=cuda)
+    try:
+        yield
+    finally:
+        set_rng_state(state)

@@ -21,7 +21,7 @@ from ..metrics import accuracy
 from ..models import SimpleNN, SmallCNN, mlp
 from ..modes import modes_kept
 from ..optim import param_groups
-from ..rng import get_rng_state, seed_everything, set_rng_state
+from ..rng import rng_kept, seed_everything
 from ..vision import import_torchvision
 from .job_data import JobData, load_data
 from .jobs import call, find_function
@@ -192,13 +192,9 @@ def _users_model(name: str, input_shape: Sequence[int], n_in: int, n_out: int) -
 
 def _check_outputs(model: nn.Module, name: str, input_shape: Sequence[int], n_out: int) -> None:
     """Run the model once on zeros, in evaluation mode; neither it nor the random generators change."""
-    state = get_rng_state()
-    try:
-        with modes_kept(model), torch.no_grad():
-            model.eval()
-            output = call(model, torch.zeros(2, *input_shape), what=f"--model {name} on inputs {tuple(input_shape)}")
-    finally:
-        set_rng_state(state)
+    with rng_kept(), modes_kept(model), torch.no_grad():
+        model.eval()
+        output = call(model, torch.zeros(2, *input_shape), what=f"--model {name} on inputs {tuple(input_shape)}")
     shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
     if shape != (2, n_out):
         raise UserMistake(

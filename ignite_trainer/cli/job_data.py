@@ -13,7 +13,7 @@ from torch.utils.data import Subset
 from ..data import CSVImages, fashion_mnist, glyphs, image_folder, mnist, random_split
 from ..data.tensors import whole_tensors
 from ..handlers.run_config import class_names
-from ..rng import get_rng_state, set_rng_state
+from ..rng import rng_kept
 from ..vision import import_torchvision
 from .jobs import call, find_function
 from .mistakes import UserMistake, mistakes
@@ -178,11 +178,8 @@ def _input_shape(dataset: Any, options: Options) -> tuple[int, ...]:
     if whole is not None:
         shape = tuple(whole.tensors[0].shape[1:])
         return (1, *shape) if whole.images and len(shape) == 2 else shape
-    state = get_rng_state()
-    try:
+    with rng_kept():
         item = call(lambda: dataset[rows], what=f"--data {options.data}, sample {rows}")
-    finally:
-        set_rng_state(state)
     if not (isinstance(item, (tuple, list)) and len(item) == 2 and isinstance(item[0], Tensor)):
         got = [type(part).__name__ for part in item] if isinstance(item, (tuple, list)) else type(item).__name__
         raise UserMistake(f"--data {options.data}: an item is (tensor, class number); got {got}")

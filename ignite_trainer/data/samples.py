@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from ..rng import get_rng_state, hash_seed, seed_sample, set_rng_state
+from ..rng import hash_seed, rng_kept, seed_sample
 from .order import BatchOrder, OrderedLoader
 
 Collate = Callable[[list[Any]], Any]  # Any: samples and batches have whatever shape the dataset gives them
@@ -143,13 +143,10 @@ class _Batches(Dataset[Any]):
     def __getitems__(self, place: _Place) -> Any:
         if self.seed is None:
             return self.collate([self._sample(place, index) for index in place.indices])
-        surrounding = get_rng_state(cuda=False)
-        try:
+        with rng_kept(cuda=False):
             samples = [self._seeded_sample(place, index, self.seed) for index in place.indices]
             seed_sample(self.seed, place.epoch, -1 - place.batch)  # MixUp draws here; no sample has a negative index
             return self.collate(samples)
-        finally:
-            set_rng_state(surrounding)
 
     def _seeded_sample(self, place: _Place, index: int, seed: int) -> Any:
         seed_sample(seed, place.epoch, index)

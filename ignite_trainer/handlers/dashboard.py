@@ -17,7 +17,7 @@ from torch.nn.utils import get_total_norm
 from ..files import write_aside
 from ..loss_size import first_dimension
 from ..plots import report
-from ..rng import get_rng_state, set_rng_state
+from ..rng import rng_kept
 from .dashboard_pictures import draw_confusion, draw_images, picture_summary
 from .event_files import EventFile, summaries
 from .validation_record import ValidationRecord, WorstPrediction, is_images
@@ -161,10 +161,10 @@ def write_graph(events: EventFile, model: Any, x: Any) -> None:
     """
     from torch.utils.tensorboard import _pytorch_graph  # SummaryWriter.add_graph has no other way to it
 
-    state = get_rng_state()
+    untyped: Any = _pytorch_graph
     try:
-        untyped: Any = _pytorch_graph
-        graph = untyped.graph(copy.deepcopy(model), (x,))[0]
+        with rng_kept():
+            graph = untyped.graph(copy.deepcopy(model), (x,))[0]
     except (RuntimeError, TypeError, ValueError, torch.jit.TracingCheckError) as error:  # type: ignore[attr-defined]
         first_line = str(error).strip().partition("\n")[0]
         warnings.warn(
@@ -172,8 +172,6 @@ def write_graph(events: EventFile, model: Any, x: Any) -> None:
         )
     else:
         events.add_graph(graph)
-    finally:
-        set_rng_state(state)
 
 
 def write_report(folder: Path, learn: Any, record: ValidationRecord | None, names: list[str] | None) -> None:
