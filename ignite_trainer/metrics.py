@@ -61,10 +61,10 @@ class WeightedMean(Ratio):
         self._n: int | float | Tensor = 0
         self._rounded_off: float | Tensor = 0.0
 
-    def add(self, value: Tensor, n: int | Tensor) -> None:
+    def add(self, value: Tensor, n: float | Tensor) -> None:
         """Add a batch: its mean, a 0-d tensor, and how many samples that stands for."""
         if value.is_cpu:  # there is no device to wait for: 0.3 µs, where tensors take 3
-            n = n.item() if isinstance(n, Tensor) else n  # type: ignore[assignment]
+            n = n if isinstance(n, (int, float)) else n.item()
             if n:  # a batch of ignored labels alone has NaN for its loss
                 self._total += value.item() * n
         elif isinstance(n, Tensor) or n:
