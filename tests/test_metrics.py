@@ -62,6 +62,7 @@ def test_accuracy_when_a_loader_fills_one_buffer_again_and_again_then_has_counte
         (((1, 3), (4,)), torch.int64),
         (((4, 3), (3,)), torch.int64),
         (((2, 3, 4), (2, 1)), torch.int64),
+        (((4, 3, 4), (4,)), torch.int64),
         (((3,), ()), torch.int64),
     ],
     ids=[
@@ -73,6 +74,7 @@ def test_accuracy_when_a_loader_fills_one_buffer_again_and_again_then_has_counte
         "one row",
         "other rows",
         "a map",
+        "one label a map",
         "scores of one",
     ],
 )
