@@ -8,8 +8,9 @@ make_environment() {
         return
     fi
     echo "Making .venv with the tested versions (scripts/constraints.txt); this takes a minute or two."
-    # Debian keeps ensurepip in a package of its own: pip can serve an environment that has none
-    python3 -m venv .venv 2>/dev/null || python3 -m venv --clear --without-pip .venv
+    local without_pip=--without-pip  # Debian keeps ensurepip in a package of its own: pip serves an environment without
+    if python3 -c 'import ensurepip' 2>/dev/null; then without_pip=; fi
+    python3 -m venv $without_pip .venv
     python3 -m pip --python .venv/bin/python install --quiet --disable-pip-version-check \
         --constraint scripts/constraints.txt --editable ".$extra"
     cat setup.cfg pyproject.toml scripts/constraints.txt >"$stamp"
