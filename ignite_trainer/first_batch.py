@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from .loss_size import ignored_label
 from .metrics import Accuracy, BatchMean
+from .rng import rng_kept
 
 __all__ = ["FirstBatchChecks", "check_broadcast", "check_loss", "check_predictions"]
 
@@ -148,7 +149,7 @@ def check_broadcast(loss_func: Any, preds: Any, y: Any, loss: Tensor, phase: str
     if not isinstance(preds, Tensor) or not isinstance(y, Tensor) or not _may_broadcast(preds, y):
         return
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[preds.device] if preds.is_cuda else []):
+        with torch.no_grad(), rng_kept():
             aligned = torch.as_tensor(copy.deepcopy(loss_func)(preds.detach().reshape(y.shape), y))
     except Exception:  # whatever a loss raises where it is given another shape than it is made for
         return

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .modes import modes_kept
+from .rng import rng_kept
 
 __all__ = ["summarize"]
 
@@ -42,7 +43,7 @@ def summarize(model: nn.Module, x: Any) -> str:
 
             hooks.append(module.register_forward_hook(note))
     try:
-        with modes_kept(model), torch.no_grad(), torch.random.fork_rng():
+        with modes_kept(model), torch.no_grad(), rng_kept():
             model.eval()(x)
     finally:
         for hook in hooks:

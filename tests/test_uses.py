@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import random
 import subprocess
 import sys
 import threading
@@ -32,9 +33,10 @@ from ignite_trainer import (
     one_cycle,
 )
 from ignite_trainer.distributed import initialize
+from ignite_trainer.first_batch import check_broadcast
 from ignite_trainer.handlers.crash import load_crash
 from ignite_trainer.metrics import BatchMean
-from ignite_trainer.rng import get_rng_state
+from ignite_trainer.rng import get_rng_state, seed_everything
 from ignite_trainer.steps import on_device
 from tests.tiny import blobs, dropout_net, mlp, ready
 from tests.tiny import seeded_learner as learner
@@ -500,6 +502,29 @@ def test_history_when_the_optimizer_has_no_groups_then_the_rate_is_not_a_number(
     learn = learner([EarlyStopping("lr", mode="min")], model=model, optimizer=Plain(model.parameters()))
     learn.fit(2)
     assert [math.isnan(row["lr"]) for row in learn.history] == [True] * len(learn.history)
+
+
+@pytest.mark.parametrize("looks", ["summary", "first batch"])
+def test_looking_when_model_or_loss_draws_numbers_of_any_kind_then_those_are_given_back(looks):
+    def draw():
+        return random.random() + np.random.rand() + torch.rand(()).item()
+
+    class Draws(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) + draw()
+
+    def squared(preds, y):
+        return 0 * draw() + ((preds.squeeze(1) - y) ** 2).mean()
+
+    model, x = Draws(6, 3), torch.rand(2, 6)
+    seed_everything(0)
+    expected = draw()
+    seed_everything(0)
+    if looks == "summary":
+        learner(model=model).summary(x)
+    else:
+        check_broadcast(squared, torch.zeros(4, 1), torch.zeros(4), torch.tensor(0.0), "training")
+    assert draw() == expected
 
 
 def test_summary_when_a_layer_uses_the_weights_of_its_parts_itself_then_counts_them():
