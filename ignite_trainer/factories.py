@@ -12,7 +12,7 @@ from torch import nn
 from .engines import CancellableEngine, always
 from .gradients import check_gradient_options, window_for
 from .loss_size import loss_size_of
-from .steps import EvalStep, Loop, Prepare, Step, TrainStep, autocast_for, preparation
+from .steps import EvalStep, Loop, Prepare, Step, TrainStep, autocast_for, in_autocast, preparation
 
 __all__ = ["create_evaluator", "create_trainer"]
 
@@ -80,7 +80,8 @@ def create_evaluator(
     >>> evaluator.run([(torch.zeros(4, 1), torch.ones(4, 1))]).metrics["mse"]
     1.0
     """
-    step = EvalStep(_preparation(device, prepare_batch), autocast_for(precision, _device_of(model, device)))
+    autocast = autocast_for(precision, _device_of(model, device))
+    step = in_autocast(EvalStep(_preparation(device, prepare_batch)), autocast)
     return _create_engine(Loop(model, loss_fn), step, device, training=False)
 
 

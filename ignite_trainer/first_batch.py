@@ -30,14 +30,13 @@ class FirstBatchChecks:
 
     Args:
         learn: the Learner.
-        autocast: the context in which its loss is computed.
 
     Attributes:
         once_checked: called with the engine when its batch has been looked at.
     """
 
-    def __init__(self, learn: Any, autocast: Any):
-        self.learn, self.autocast = learn, autocast
+    def __init__(self, learn: Any):
+        self.learn = learn
         self.once_checked: Callable[[Any], None] = lambda engine: None
         self._expected: set[Any] = set()
 
@@ -87,7 +86,7 @@ class FirstBatchChecks:
         if engine in self._expected and not engine.cancelled:
             learn = self.learn
             check_loss(learn.loss)
-            with self.autocast:
+            with learn.autocast():
                 check_broadcast(learn.loss_func, learn.preds, learn.batch[1], learn.loss, engine.phase)
             self._expected.discard(engine)
             self.once_checked(engine)

@@ -35,7 +35,7 @@ from .optim import OptimizerOptions, check_rate, check_step, check_tensors, warn
 from .prediction import predict
 from .ranks import Ranks
 from .resume import Resumption, streams_kept
-from .steps import EvalStep, Step, TrainStep, autocast_for, on_device, own_step, preparation
+from .steps import EvalStep, Step, TrainStep, autocast_for, in_autocast, on_device, own_step, preparation
 from .summary import summarize
 from .timeline import timeline
 from .validation import Validation
@@ -178,8 +178,9 @@ class Learner:
         if self.ranks is not None:
             train_step = self.ranks.prepare(train_step, size)
         self.trainer = CancellableEngine(train_step, self, training=True, ranks=self.ranks)
-        self._eval_step = EvalStep(prepare, autocast_for(precision, device))  # may be entered within the other
-        self.evaluator = CancellableEngine(self._eval_step, self, training=False, ranks=self.ranks)
+        self.eval_step = EvalStep(prepare)
+        step_in_autocast = in_autocast(self.eval_step, autocast_for(precision, device))
+        self.evaluator = CancellableEngine(step_in_autocast, self, training=False, ranks=self.ranks)
         self.trainer.partners = self.evaluator.partners = (self.trainer, self.evaluator)
         self.engine = self.trainer
         self._attach_handlers(size)
@@ -188,7 +189,7 @@ class Learner:
         """What runs at each event before anybody else's: bookkeeping, sums and metrics, callbacks, validation."""
         trainer, evaluator = self.trainer, self.evaluator
         self.train_loss, self._valid_loss = Loss(size), Loss(size)
-        self._first_batches = FirstBatchChecks(self, self._eval_step.autocast)
+        self._first_batches = FirstBatchChecks(self)
         self._dispatch = Dispatcher(self, self._first_batches.points)
         self._first_batches.once_checked = self._dispatch.listen
         self._validation = Validation(self)
@@ -492,10 +493,14 @@ class Learner:
         loader = self.valid_dl if self.validates else self.train_dl
         refuse_one_shot(loader, "x, an input, is that of a first batch, unless it is given")
         with streams_kept(loader):
-            return self._eval_step.prepare(first_batch(loader))[0]
+            return self.eval_step.prepare(first_batch(loader))[0]
 
     def _share_of(self, dl: Any, *, training: bool) -> AbstractContextManager[None]:
         return nullcontext() if self.ranks is None else self.ranks.share_of(dl, training=training)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """A new context in which the model and the loss run as ``precision`` says."""
+        return autocast_for(self.precision, self.device) or nullcontext()
 
     def share_model(self) -> None:
         """Outside a fit, give all ranks the weights of rank 0."""

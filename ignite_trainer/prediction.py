@@ -26,7 +26,7 @@ def predict(learn: Any, dl: Any) -> Tensor:
         with modes_kept(learn.model), torch.no_grad():
             learn.model.eval()
             for batch in batches_of(dl):
-                with learn.evaluator.step.autocast:
+                with learn.autocast():
                     output = learn.forward(_input_of(learn, batch))
                 if not isinstance(output, Tensor) or not output.ndim:
                     what = "a 0-d tensor" if isinstance(output, Tensor) else f"a {type(output).__name__}"
@@ -48,4 +48,4 @@ def _input_of(learn: Any, batch: Any) -> Any:
             batch = (*batch, None)
         elif isinstance(batch, dict):
             batch = batch, None
-    return learn.evaluator.step.prepare(batch)[0]
+    return learn.eval_step.prepare(batch)[0]

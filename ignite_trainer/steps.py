@@ -23,6 +23,7 @@ __all__ = [
     "TrainStep",
     "as_pair",
     "autocast_for",
+    "in_autocast",
     "on_device",
     "own_step",
     "preparation",
@@ -135,9 +136,10 @@ class TrainStep:
 class EvalStep:
     """One batch of evaluation: predict and loss. The evaluator runs it without gradients, the model in eval mode.
 
+    Autocast, where there is any, is around the whole of it (``in_autocast``).
+
     Args:
         prepare: a batch of the loader → ``(x, y)`` on the model's device.
-        autocast: the context of model and loss; None: none.
 
     >>> from ignite_trainer import CancellableEngine
     >>> loop = Loop(nn.Identity(), nn.MSELoss())
@@ -147,8 +149,8 @@ class EvalStep:
     tensor(1.)
     """
 
-    def __init__(self, prepare: Prepare, autocast: Any = None):
-        self.prepare, self.autocast = prepare, autocast or nullcontext()
+    def __init__(self, prepare: Prepare):
+        self.prepare = prepare
 
     def __call__(self, loop: LoopLike) -> tuple[Any, Any]:
         """Evaluate ``loop.batch``.
@@ -158,12 +160,11 @@ class EvalStep:
         """
         engine, state = loop.engine, loop.engine.state
         state.batch = batch = self.prepare(state.batch)
-        with self.autocast:
-            loop.preds = loop.forward(batch[0])
-            if engine.predicted:
-                engine.announce(_PREDICTED)
-                batch = state.batch
-            loop.loss = loop.loss_func(loop.preds, batch[1])
+        loop.preds = loop.forward(batch[0])
+        if engine.predicted:
+            engine.announce(_PREDICTED)
+            batch = state.batch
+        loop.loss = loop.loss_func(loop.preds, batch[1])
         if engine.loss_computed:
             engine.announce(_LOSS_COMPUTED)
         return loop.preds, batch[1]
@@ -201,6 +202,11 @@ def own_step(step: Step, prepare: Prepare, *unused: Any) -> Step:
         return output
 
     return prepared_and_counted
+
+
+def in_autocast(step: Step, autocast: Any) -> Step:
+    """The step within an autocast context, from its first line to its last; itself where that is None."""
+    return step if autocast is None else autocast(step)
 
 
 def as_pair(batch: Any, giver: str = "the loader") -> tuple[Any, Any]:

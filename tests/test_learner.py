@@ -198,8 +198,24 @@ def test_predict_when_called_within_a_batch_in_autocast_then_autocast_ends_with_
     class Look(Callback):
         def after_predict(self, learn):
             learn.predict(batches(20))
+            assert torch.is_autocast_enabled("cpu")
 
-    learner(cbs=[Look()], precision="bf16").fit(1)
+    learner(valid=batches(20), cbs=[Look()], precision="bf16").fit(1)
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_evaluate_when_in_autocast_then_equals_the_loop_by_hand_and_leaves_autocast_at_a_cancel_too():
+    class Cancel(Callback):
+        def after_loss(self, learn):
+            raise CancelBatchException
+
+    learn, data = learner(precision="bf16"), batches(20)
+    learn.model.eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        losses = [learn.loss_func(learn.model(x), y).item() * len(y) for x, y in data]
+    assert learn.evaluate(data)["loss"] == sum(losses) / sum(len(y) for _, y in data)
+    learn.cbs = [Cancel()]
+    assert math.isnan(learn.evaluate(data)["loss"])
     assert not torch.is_autocast_enabled("cpu")
 
 

@@ -118,7 +118,7 @@ def _readings(
         Reading(
             loader,
             phase,
-            twin.evaluator.step.prepare,  # type: ignore[attr-defined]  # an EvalStep
+            twin.eval_step.prepare,
             n_batches,
             handles_nan=handles_nan,
             loss=loss,
