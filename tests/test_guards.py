@@ -163,6 +163,22 @@ def test_nan_guard_when_it_skips_then_trains_as_without_that_batch(what, accumul
         torch.testing.assert_close(models[0][key], models[1][key], rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_nan_guard_when_it_skips_then_running_statistics_are_without_that_batch_too(accumulate):
+    states = []
+    bad = [(x * math.nan, y) if i == 3 else (x, y) for i, (x, y) in enumerate(batches())]
+    for train, cbs in (
+        (bad, [NaNGuard("skip")]),
+        ([batch for i, batch in enumerate(batches()) if i != 3], []),
+    ):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+        learn = learner(cbs, model=model, train=train, accumulate=accumulate)
+        learn.fit(2)
+        states.append(learn.model.state_dict())
+    assert same_state(*states)
+
+
 def test_nan_guard_when_weights_became_nan_then_no_best_is_what_they_give(tmp_path):
     class Ruin(Callback):
         def after_batch(self, learn):

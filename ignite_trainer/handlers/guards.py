@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -25,8 +26,8 @@ class NaNGuard(Callback):
 
     Args:
         action: "stop": end the fit in order; "raise": FloatingPointError; "skip": leave out each batch whose loss or
-            gradients are not finite, before the step (this looks at every batch); with "fp16" gradients are left to
-            the scaler.
+            gradients are not finite, before the step, and put back the buffers, such as running statistics, that its
+            forward has changed (this looks at every batch); with "fp16" gradients are left to the scaler.
         every_steps: batches between two looks, for "stop" and "raise".
 
     Raises:
@@ -47,11 +48,17 @@ class NaNGuard(Callback):
         self.skipped = 0
         self.found: tuple[int, int] | None = None  # epoch and batch of the first loss that was not finite
         self._losses: list[tuple[int, int, Tensor]] = []
-        self._leave_out(*(("after_batch", "after_epoch") if action == "skip" else ("after_backward",)))
+        self._buffers: dict[str, Tensor] = {}
+        self._leave_out(*(("after_batch", "after_epoch") if action == "skip" else ("before_batch", "after_backward")))
 
     def before_fit(self, learn: Any) -> None:
         """Begin anew."""
         self._losses, self.skipped, self.found = [], 0, None
+
+    def before_batch(self, learn: Any) -> None:
+        """Copy the buffers of the model, for a batch that will be left out."""
+        if learn.engine.training and self.action == "skip":
+            self._buffers = {name: buffer.clone() for name, buffer in _buffers_of(learn.model)}
 
     def after_batch(self, learn: Any) -> None:
         """Gather the loss; look at those that there are, when it is time."""
@@ -74,6 +81,8 @@ class NaNGuard(Callback):
         if not torch.stack([part.isfinite().all() for part in parts]).all():  # waits for the device
             self.skipped += 1
             learn.opt.zero_grad()
+            for name, buffer in _buffers_of(learn.model):
+                buffer.copy_(self._buffers.get(name, buffer))
             raise CancelBatchException
 
     def _look(self, learn: Any) -> None:
@@ -123,6 +132,10 @@ class TimeLimit(Callback):
         if learn.in_fit and learn.engine.training and time.monotonic() > self._end and learn.at_step_boundary:
             text = f"time limit: {self.seconds:g} seconds are over in epoch {learn.epoch + 1}, batch {learn.iter + 1}"
             learn.stop(text, outcome="resumable")
+
+
+def _buffers_of(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
+    return ((name, buffer) for name, buffer in model.named_buffers() if not is_lazy(buffer))
 
 
 def _values(gradient: Tensor) -> Tensor:
