@@ -59,7 +59,7 @@ def test_checkpoint_when_a_write_in_the_background_fails_with_another_error_then
         def after_batch(self, learn):
             if learn.step == 2 and learn.model.training:
                 self.checkpoint.folder(learn).joinpath("step-00000001.pt").unlink(missing_ok=True)
-                self.checkpoint._failure = OSError(28, "No space left on device")
+                self.checkpoint.writer.failure = OSError(28, "No space left on device")
                 raise KeyError("another")
 
     checkpoint, breaks = Checkpoint(every_steps=1, background=True), Breaks()

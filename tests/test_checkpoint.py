@@ -14,7 +14,7 @@ from ignite.handlers import TerminateOnNan
 from torch import nn
 
 from ignite_trainer import Callback, CancelFitException, Checkpoint, NaNGuard
-from ignite_trainer.handlers.checkpoint import load_checkpoint
+from ignite_trainer.handlers.state_files import load_checkpoint
 from tests.resume_jobs import end_of, equal
 from tests.test_resume import plain
 from tests.tiny import blobs

@@ -19,7 +19,7 @@ from ignite_trainer.cli.build import build_job, loader_of
 from ignite_trainer.cli.options import parse_options
 from ignite_trainer.cli.run_folder import read_run
 from ignite_trainer.cli.run_job import _scalars
-from ignite_trainer.handlers.checkpoint import newest_checkpoint
+from ignite_trainer.handlers.state_files import newest_checkpoint
 from ignite_trainer.vision import import_torchvision
 from tests.cli_jobs import CLASSES
 from tests.cli_runs import ROOT, TINY, environment, picture, run, run_on_csv

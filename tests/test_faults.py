@@ -16,8 +16,8 @@ import torch
 
 from ignite_trainer import Callback
 from ignite_trainer.files import DamagedFile, read_verified, write_whole
-from ignite_trainer.handlers.checkpoint import load_checkpoint, newest_checkpoint
 from ignite_trainer.handlers.crash import load_crash
+from ignite_trainer.handlers.state_files import load_checkpoint, newest_checkpoint
 from tests.test_resume import plain
 
 ROOT = Path(__file__).parents[1]

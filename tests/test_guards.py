@@ -25,7 +25,7 @@ from ignite_trainer import (
     TrainEvents,
     accuracy,
 )
-from ignite_trainer.handlers.checkpoint import load_checkpoint
+from ignite_trainer.handlers.state_files import load_checkpoint
 from tests.tiny import blobs, dropout_net, mlp, same_state
 
 

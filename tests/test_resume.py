@@ -8,7 +8,7 @@ from torch import nn, optim
 from torch.utils.data import DataLoader
 
 from ignite_trainer import Callback, Checkpoint, EarlyStopping, Learner, Schedule, TimeLimit, one_cycle, seed_everything
-from ignite_trainer.handlers.checkpoint import load_checkpoint
+from ignite_trainer.handlers.state_files import load_checkpoint
 from tests.resume_jobs import LOADERS, N_EPOCHS, Noisy, end_of, equal, make
 from tests.tiny import blobs, mlp
 

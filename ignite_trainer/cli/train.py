@@ -14,8 +14,8 @@ from ..callbacks import Callback
 from ..distributed import barrier, is_main, of_main
 from ..export import load_weights
 from ..handlers import EMA, Checkpoint, EarlyStopping, NaNGuard, Progress, RunFiles, Schedule, TensorBoard
-from ..handlers.checkpoint import newest_checkpoint
 from ..handlers.signals import EXIT_RESUMABLE
+from ..handlers.state_files import newest_checkpoint
 from ..schedules import one_cycle, warmup_cosine
 from .build import Job, build_job, loader_of
 from .config_file import job_section

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 import logging
-import pickle
-import threading
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from ..arguments import check_folder, is_number, is_whole
 from ..callbacks import Callback
 from ..distributed import barrier, is_main
-from ..files import DamagedFile, read_verified, remove_with_sum, set_aside, sum_file, write_whole
-from ..loadable import load_plain, refuse_unloadable
+from ..files import set_aside, sum_file
 from ..resume import refuse_persistent_workers, snapshot
 from .best import Best, check_monitor
 from .crash import CrashReport
 from .guards import bad_parameters
 from .signals import EXIT_RESUMABLE, SignalWatch
+from .state_files import StateWriter, load_checkpoint, newest_checkpoint, newest_first
 
-__all__ = ["Checkpoint", "load_checkpoint", "newest_checkpoint"]
+__all__ = ["Checkpoint"]
 
 
 class Checkpoint(Callback):
@@ -84,8 +78,7 @@ class Checkpoint(Callback):
         self.best = None if monitor is None else Best(monitor, mode=mode)
         self.signals = SignalWatch()
         self.brings = (CrashReport(folder),)
-        self._writer: threading.Thread | None = None
-        self._failure: BaseException | None = None
+        self.writer = StateWriter()
         self._saved_at, self._saved_step, self._due = 0.0, 0, False
         self._bad_from_start: list[str] | None = None
         self._ruined = False
@@ -147,8 +140,8 @@ class Checkpoint(Callback):
         """Save in mid-epoch, where that is due."""
         if not learn.in_fit:
             return
-        if not learn.engine.training or self._failure is not None:
-            return self._raise_failure()
+        if not learn.engine.training or self.writer.failure is not None:
+            return self.writer.raise_failure()
         if self.every_steps is not None and learn.step - self._saved_step >= self.every_steps:
             self._due = True
         if self.every_seconds is not None and self._asked(learn, "seconds", self._has_waited):
@@ -158,10 +151,9 @@ class Checkpoint(Callback):
 
     def after_validate(self, learn: Any) -> None:
         """Save at the end of an epoch; the fit's last one waits for ``after_fit``."""
-        self._raise_failure()
-        if (
-            self.best is not None and learn.outcome != "broken" and self._is_sound(learn)
-        ):  # NaN can have a good accuracy
+        self.writer.raise_failure()
+        # NaN weights can have a good accuracy
+        if self.best is not None and learn.outcome != "broken" and self._is_sound(learn):
             is_best = self.best.update(learn.history[-1][self.best.monitor])
             if is_best and _all_are_here(learn):
                 self._write(self.folder(learn) / "best.pt", snapshot(learn))
@@ -180,12 +172,12 @@ class Checkpoint(Callback):
     def cleanup_fit(self, learn: Any, error: BaseException | None) -> None:
         """Wait for the file that is being written, give the signals back."""
         self.signals.stop()
-        self._wait()
+        self.writer.wait()
         if error is None:
-            self._raise_failure()
-        elif self._failure is not None:
-            logging.getLogger("ignite_trainer").error(f"the last checkpoint was not written: {self._failure}")
-            self._failure = None
+            self.writer.raise_failure()
+        elif self.writer.failure is not None:
+            logging.getLogger("ignite_trainer").error(f"the last checkpoint was not written: {self.writer.failure}")
+            self.writer.failure = None
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far."""
@@ -220,21 +212,25 @@ class Checkpoint(Callback):
         if not _all_are_here(learn):
             return
         if self._is_sound(learn):
-            self._write(self.folder(learn) / f"step-{learn.step:08d}.pt", snapshot(learn, done=done), prune=True)
+            self._write(self.folder(learn) / f"step-{learn.step:08d}.pt", snapshot(learn, done=done), keep=self.keep)
         self._saved_at, self._saved_step, self._due = time.monotonic(), learn.step, False
         if learn.ranks is not None and self.every_seconds is not None:
             learn.ranks.asked.discard("seconds")
         if self._signalled(learn) and not done:
-            self._wait()
-            self._raise_failure()
+            self.writer.wait()
+            self.writer.raise_failure()
             if is_main():
                 signal = self.signals.received or "a signal to another rank"
-                newest = next(iter(_newest_first(self.folder(learn))), "nothing")
+                newest = next(iter(newest_first(self.folder(learn))), "nothing")
                 logging.getLogger("ignite_trainer").warning(
                     f"stopped by {signal} after step {learn.step}: {newest} can be resumed"
                 )
             barrier()  # a launcher kills the other ranks when one has ended, and rank 0 writes
             raise SystemExit(EXIT_RESUMABLE)
+
+    def _write(self, path: Path, state: dict[str, Any], *, keep: int | None = None) -> None:
+        if is_main():
+            self.writer.write(path, state, keep=keep, background=self.background)
 
     def _is_sound(self, learn: Any) -> bool:
         """Whether the parameters are as finite as they were at the start; the same on every rank."""
@@ -247,99 +243,7 @@ class Checkpoint(Callback):
             )
         return not bad
 
-    def _write(self, path: Path, state: dict[str, Any], *, prune: bool = False) -> None:
-        if not is_main():
-            return
-        refuse_unloadable(state)
-        self._wait()
-        self._raise_failure()
-        if not self.background:
-            _write_checkpoint(path, state, self.keep if prune else None)
-            return
-        state = _copied(state)  # the fit goes on meanwhile
-
-        def write() -> None:
-            try:
-                _write_checkpoint(path, state, self.keep if prune else None)
-            except BaseException as error:
-                self._failure = error  # raised at the next batch
-
-        self._writer = threading.Thread(target=write, name="checkpoint")
-        self._writer.start()
-
-    def _wait(self) -> None:
-        if self._writer is not None:
-            self._writer.join()
-            self._writer = None
-
-    def _raise_failure(self) -> None:
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
-
 
 def _all_are_here(learn: Any) -> bool:
     """Whether no rank has cancelled before it came here: a save needs all of them; without it it stays due."""
     return learn.ranks is None or bool(learn.ranks.together(learn.trainer))
-
-
-def newest_checkpoint(folder: Path) -> tuple[dict[str, Any], Path] | None:
-    """The newest checkpoint of a folder that is whole, and its path; None if there never was one.
-
-    Warns:
-        UserWarning: of each newer one that is damaged.
-
-    Raises:
-        ValueError: there are some, and all are damaged.
-    """
-    damaged = []
-    for path in _newest_first(folder):
-        try:
-            return load_checkpoint(path), path
-        except DamagedFile as error:
-            damaged.append(str(error))
-            warnings.warn(f"{error}; an older checkpoint is looked for", stacklevel=2)
-    if damaged:
-        raise ValueError(f"a run goes on from a whole checkpoint, and none in {folder} is: {'; '.join(damaged)}")
-    return None
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's state; no code in it is run.
-
-    Raises:
-        DamagedFile: it is not what was written.
-    """
-    content = read_verified(path)
-    try:
-        state = load_plain(content)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise DamagedFile(f"{path} is no checkpoint: {type(error).__name__} while it was loaded") from error
-    if not isinstance(state, dict) or state.get("format") != 1:
-        raise DamagedFile(f"{path} is no checkpoint of this version: take a step-….pt of the run")
-    return state
-
-
-def _write_checkpoint(path: Path, state: dict[str, Any], keep: int | None) -> None:
-    write_whole(path, lambda file: torch.save(state, file))
-    if keep is not None:
-        for old in [other for other in _newest_first(path.parent) if other != path][keep - 1 :]:
-            remove_with_sum(old)
-
-
-def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*.pt"), reverse=True)
-
-
-def _copied(value: Any) -> Any:
-    """The same nest, its tensors copied to the CPU."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        copied: Any = type(value)((key, _copied(part)) for key, part in value.items())
-        if hasattr(value, "_metadata"):  # a state_dict's versions of its modules
-            copied._metadata = copy.deepcopy(value._metadata)
-        return copied
-    if isinstance(value, (list, tuple)):
-        return type(value)(_copied(part) for part in value)
-    return copy.deepcopy(value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,10 @@ from torch import Tensor
 from ..callbacks import Callback
 from ..data import OrderedLoader
 from ..events import POINTS, Scope
-from ..files import DamagedFile, read_verified, write_whole
-from ..loadable import load_plain
+from ..files import write_whole
 from ..resume import snapshot
 from .guards import NaNGuard
+from .state_files import load_state
 
 __all__ = ["CrashReport", "load_crash"]
 
@@ -89,14 +88,7 @@ def load_crash(path: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is damaged, or something else.
     """
-    content = read_verified(Path(path))
-    try:
-        report = load_plain(content)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise DamagedFile(f"{path} is no crash report: {type(error).__name__} while it was loaded") from error
-    if not isinstance(report, dict) or report.get("format") != "crash 1":
-        raise DamagedFile(f"{path} is no crash report of this version: take crash.pt of the run")
-    return report
+    return load_state(Path(path), "crash report", "crash 1", "take crash.pt of the run")
 
 
 def event_of(raised_by: str) -> str:

@@ -1,0 +1,148 @@
+"""The files of checkpoints and crash reports: written whole, in a thread if need be, pruned, found and loaded again."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..files import DamagedFile, read_verified, remove_with_sum, write_whole
+from ..loadable import load_plain, refuse_unloadable
+
+__all__ = ["StateWriter", "load_checkpoint", "load_state", "newest_checkpoint", "newest_first"]
+
+
+class StateWriter:
+    """Writes states one after the other; in the background at most one at a time, whose failure is raised later.
+
+    Attributes:
+        failure: what went wrong in the background and was not raised yet.
+
+    Raises:
+        TypeError: a state that could not be loaded again.
+        OSError: the disk is full, or the folder is gone; what was there is whole.
+    """
+
+    def __init__(self) -> None:
+        self.failure: BaseException | None = None
+        self._thread: threading.Thread | None = None
+
+    def write(self, path: Path, state: dict[str, Any], *, keep: int | None = None, background: bool = False) -> None:
+        """Write a state, once the one before is written.
+
+        Args:
+            path: the file.
+            state: plain data; a copy of it is made for the background.
+            keep: how many checkpoints of its folder stay, the newest and this one; None: all.
+            background: return at once.
+        """
+        refuse_unloadable(state)
+        self.wait()
+        self.raise_failure()
+        if not background:
+            _write(path, state, keep)
+            return
+        state = _copied(state)  # the fit goes on meanwhile
+
+        def write() -> None:
+            try:
+                _write(path, state, keep)
+            except BaseException as error:
+                self.failure = error
+
+        self._thread = threading.Thread(target=write, name="checkpoint")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait for the file that is being written."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def raise_failure(self) -> None:
+        """Raise what went wrong in the background, once."""
+        failure, self.failure = self.failure, None
+        if failure is not None:
+            raise failure
+
+
+def newest_first(folder: Path) -> list[Path]:
+    """The checkpoints of a folder."""
+    return sorted(folder.glob("step-*.pt"), reverse=True)
+
+
+def newest_checkpoint(folder: Path) -> tuple[dict[str, Any], Path] | None:
+    """The newest checkpoint of a folder that is whole, and its path; None if there never was one.
+
+    Warns:
+        UserWarning: of each newer one that is damaged.
+
+    Raises:
+        ValueError: there are some, and all are damaged.
+    """
+    damaged = []
+    for path in newest_first(folder):
+        try:
+            return load_checkpoint(path), path
+        except DamagedFile as error:
+            damaged.append(str(error))
+            warnings.warn(f"{error}; an older checkpoint is looked for", stacklevel=2)
+    if damaged:
+        raise ValueError(f"a run goes on from a whole checkpoint, and none in {folder} is: {'; '.join(damaged)}")
+    return None
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's state; no code in it is run.
+
+    Raises:
+        DamagedFile: it is not what was written.
+    """
+    return load_state(path, "checkpoint", 1, "take a step-….pt of the run")
+
+
+def load_state(path: Path, kind: str, form: int | str, way_out: str) -> dict[str, Any]:
+    """What was saved there; no code in it is run.
+
+    Args:
+        path: the file.
+        kind: what it should be, and ``way_out``, for the message.
+        form: the ``format`` that it has to say of itself.
+
+    Raises:
+        DamagedFile: it is not what was written, or something else.
+    """
+    content = read_verified(path)
+    try:
+        state = load_plain(content)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError) as error:
+        raise DamagedFile(f"{path} is no {kind}: {type(error).__name__} while it was loaded") from error
+    if not isinstance(state, dict) or state.get("format") != form:
+        raise DamagedFile(f"{path} is no {kind} of this version: {way_out}")
+    return state
+
+
+def _write(path: Path, state: dict[str, Any], keep: int | None) -> None:
+    write_whole(path, lambda file: torch.save(state, file))
+    if keep is not None:
+        for old in [other for other in newest_first(path.parent) if other != path][keep - 1 :]:
+            remove_with_sum(old)
+
+
+def _copied(value: Any) -> Any:
+    """The same nest, its tensors copied to the CPU."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        copied: Any = type(value)((key, _copied(part)) for key, part in value.items())
+        if hasattr(value, "_metadata"):  # a state_dict's versions of its modules
+            copied._metadata = copy.deepcopy(value._metadata)
+        return copied
+    if isinstance(value, (list, tuple)):
+        return type(value)(_copied(part) for part in value)
+    return copy.deepcopy(value)
