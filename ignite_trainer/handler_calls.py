@@ -28,7 +28,7 @@ class always:  # noqa: N801  reads as a word: add_event_handler(event, always(ha
     >>> from torch import nn
     >>> from ignite_trainer import create_evaluator
     >>> evaluator = create_evaluator(nn.Identity(), nn.MSELoss())
-    >>> handle = evaluator.add_event_handler(Events.EPOCH_COMPLETED, always(print), "the epoch is over")
+    >>> handle = evaluator.add_event_handler(Events.EPOCH_COMPLETED, always(lambda: print("it is over")))
     """
 
     def __init__(self, handler: Callable[..., Any]):

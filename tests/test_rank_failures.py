@@ -111,7 +111,8 @@ def test_ranks_when_one_raises_then_all_end_and_its_traceback_comes_first_and_on
     assert text.index("RuntimeError: rank 1 has had enough") < text.index("FAILED")
     assert text.index("rank_jobs.py") < text.index("rank 1 has had enough")  # its traceback
     assert text.count("RuntimeError: rank 1 has had enough") == 1
-    assert "raised by Raise.after_loss: training, epoch 1, batch 2" in text
+    if hasattr(Exception, "add_note"):  # Python 3.11
+        assert "raised by Raise.after_loss: training, epoch 1, batch 2" in text
     assert text.count("Traceback") == 2  # the rank's and torchrun's own; who finds it gone says so in one line
     assert (tmp_path / "crash-rank1.pt").exists()
     assert not (tmp_path / "crash.pt").exists()
