@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .files import read_verified, sum_file, write_aside
 from .loadable import UNKNOWN, load_plain, shapes_of
 from .modes import modes_kept
+from .nests import map_leaves, tensors_in
 from .rng import rng_kept
 
 __all__ = ["export_model", "load_weights", "refuse_extra_state", "save_weights"]
@@ -135,8 +136,8 @@ def export_model(model: nn.Module, x: Any, path: str | Path, format: Format = "s
         raise ImportError(
             f"format='onnx' needs {' and '.join(missing)}, which is not installed: pip install 'ignite_trainer[onnx]'"
         )
-    batches = [_resized(x, lambda tensor: torch.cat([tensor, tensor[:1]]))]  # 1 sample would become a constant 1
-    batches.append(_resized(batches[0], lambda tensor: torch.cat([tensor, tensor[:1]])))
+    batches = [map_leaves(x, _one_more)]  # 1 sample would become a constant 1
+    batches.append(map_leaves(batches[0], _one_more))
     with modes_kept(model), rng_kept(), torch.no_grad():
         model.eval()
 
@@ -198,8 +199,12 @@ def _cannot_be_traced(model: nn.Module, error: Exception) -> ValueError:
     )
 
 
+def _one_more(part: Any) -> Any:
+    return torch.cat([part, part[:1]]) if isinstance(part, Tensor) else part
+
+
 def _free_batch(x: Any) -> tuple[Any, ...]:
-    return (_resized(x, lambda tensor: {0: torch.export.Dim("batch")}),)
+    return (map_leaves(x, lambda part: {0: torch.export.Dim("batch")} if isinstance(part, Tensor) else None),)
 
 
 def _emptied_and_loaded(model: nn.Module, path: Path) -> Callable[[Any], Any]:
@@ -226,7 +231,7 @@ def _load_onnx(model: nn.Module, path: Path) -> Callable[[Any], Any] | None:
     names = [given.name for given in session.get_inputs()]
 
     def run(x: Any) -> Any:
-        outputs = session.run(None, dict(zip(names, (t.cpu().numpy() for t in _tensors(x)), strict=True)))
+        outputs = session.run(None, dict(zip(names, (t.cpu().numpy() for _, t in tensors_in(x)), strict=True)))
         return [torch.from_numpy(output) for output in outputs]
 
     return run
@@ -247,7 +252,7 @@ _LOADERS: dict[str, Callable[[nn.Module, Path], Callable[[Any], Any] | None]] = 
 def _check_same_outputs(model: nn.Module, loaded: Callable[[Any], Any] | None, batches: list[Any]) -> None:
     for x in batches if loaded is not None else []:
         assert loaded is not None
-        for ours, theirs in zip(_tensors(model(x)), _tensors(loaded(x)), strict=True):
+        for (_, ours), (_, theirs) in zip(tensors_in(model(x)), tensors_in(loaded(x)), strict=True):
             a, b = ours.cpu().double(), theirs.cpu().double()
             # other runtimes sum in another order: 1e-3 of the largest output is far above float32's rounding of that
             scale = a[a.isfinite()].abs().max().item() if a.isfinite().any() else 0.0
@@ -257,18 +262,3 @@ def _check_same_outputs(model: nn.Module, loaded: Callable[[Any], Any] | None, b
                     f"they are {(a - b).abs().max().item():.3g} apart: look for random numbers, or for branches of "
                     "Python that data decides"
                 )
-
-
-def _resized(x: Any, change: Callable[[Tensor], Any]) -> Any:
-    """The same nest, each tensor changed."""
-    if isinstance(x, dict):
-        return {key: _resized(part, change) for key, part in x.items()}
-    if isinstance(x, (list, tuple)):
-        return type(x)(_resized(part, change) for part in x)
-    return change(x)
-
-
-def _tensors(nest: Any) -> list[Tensor]:
-    if isinstance(nest, Tensor):
-        return [nest]
-    return [tensor for part in (nest.values() if isinstance(nest, dict) else nest) for tensor in _tensors(part)]

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .events import TrainEvents
 from .gradients import GradientWindow
+from .nests import map_leaves
 
 __all__ = [
     "EvalStep",
@@ -226,16 +227,14 @@ def as_pair(batch: Any, giver: str = "the loader") -> tuple[Any, Any]:
 
 
 def on_device(batch: Any, device: torch.device) -> Any:
-    """The same nest of tuples, lists and dicts with every tensor on the device."""
-    if isinstance(batch, (Tensor, PackedSequence)):
-        return batch.to(device, non_blocking=True)  # type: ignore[arg-type]  # which knows of PackedSequence's dtype alone
-    if isinstance(batch, dict):
-        return {key: on_device(value, device) for key, value in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(on_device(value, device) for value in batch))
-    if isinstance(batch, (tuple, list)):
-        return type(batch)(on_device(value, device) for value in batch)
-    return batch
+    """The same nest of tuples, lists and dicts with every tensor on the device, and what else has a ``to``."""
+
+    def moved(part: Any) -> Any:
+        if isinstance(part, (Tensor, PackedSequence)):
+            return part.to(device, non_blocking=True)  # type: ignore[arg-type]  # PackedSequence's knows dtypes alone
+        return part.to(device) if callable(getattr(part, "to", None)) else part  # a graph's batch, a tokenizer's
+
+    return map_leaves(batch, moved)
 
 
 def preparation(device: torch.device, prepare_batch: Callable[[Any], Any] | None) -> Prepare:

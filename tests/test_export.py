@@ -1,6 +1,7 @@
 """Weights and programs as files: what is read back is what was written, or is refused."""
 
 from importlib.util import find_spec
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -54,6 +55,28 @@ def test_load_weights_with_tied_weights_then_they_stay_tied(tmp_path):
     model = Tied()
     load_weights(model, tmp_path / "a.safetensors")
     assert model.head.weight is model.embedding.weight
+
+
+class Pair(NamedTuple):
+    """A batch, or an output, in which something may be missing."""
+
+    first: torch.Tensor
+    second: object
+
+
+class Sum(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 3)
+
+    def forward(self, x):
+        return Pair(self.layer(x.first + x.second), None)
+
+
+def test_export_of_a_model_with_named_tuples_and_none_in_them_then_its_outputs_are_compared(tmp_path):
+    x = Pair(torch.rand(4, 2), torch.rand(4, 2))
+    export_model(Sum(), x, tmp_path / "model.safetensors")
+    assert (tmp_path / "model.safetensors").exists()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import random
 import subprocess
 import sys
 import threading
+from collections import UserDict
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -43,6 +45,11 @@ from tests.tiny import seeded_learner as learner
 
 X, Y = blobs(40)
 DATA = ready()
+
+
+class Pair(NamedTuple):
+    first: Any
+    second: Any
 
 
 def weights(learn):
@@ -215,6 +222,16 @@ def test_packed_sequence_when_it_is_moved_then_its_sizes_stay_on_the_cpu():
     packed = on_device(pack_sequence([torch.rand(3, 2), torch.rand(2, 2)]), torch.device("meta"))
     assert packed.data.device.type == "meta"
     assert packed.batch_sizes.device.type == "cpu"
+
+
+def test_batch_of_an_object_that_moves_itself_when_it_is_moved_then_is_asked_to():
+    class Encoding(UserDict):  # as a tokenizer's
+        def to(self, device):
+            return Encoding({name: tensor.to(device) for name, tensor in self.items()})
+
+    batch = Encoding(ids=torch.ones(2, 3)), Pair(torch.ones(2), ["a", None])
+    x, y = on_device(batch, torch.device("meta"))
+    assert (x["ids"].device.type, y.first.device.type, y.second) == ("meta", "meta", ["a", None])
 
 
 def test_predict_when_batches_are_x_alone_and_a_dict_then_gives_the_model_it():

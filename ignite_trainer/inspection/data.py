@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ..data import OrderedLoader
 from ..epochs import batches_of, rereadable
+from ..nests import tensors_in
 from .findings import Finding, listed
 from .losses import ClassLoss
 from .steps import labels_text, outside
@@ -107,7 +108,7 @@ class Reading:
 
     def _see(self, batch: Any, prepare: Callable[[Any], tuple[Any, Any]], samples: list[int] | None) -> None:
         x, y = prepare(batch)
-        tensors = [(path, tensor) for name, part in (("x", x), ("y", y)) for path, tensor in _tensors(part, name)]
+        tensors = [(path, tensor) for name, part in (("x", x), ("y", y)) for path, tensor in tensors_in(part, name)]
         n = next((len(tensor) for _, tensor in tensors if tensor.ndim), 1)
         if samples is None or len(samples) != n:
             self.numbered, samples = False, list(range(self.n_samples, self.n_samples + n))
@@ -206,18 +207,6 @@ class _Noted:
         for indices in self.batch_sampler:
             self.batches.append([*indices])
             yield indices
-
-
-def _tensors(part: Any, path: str) -> Iterator[tuple[str, Tensor]]:
-    """All tensors of a nest, with their paths."""
-    if isinstance(part, Tensor):
-        yield path, part
-    elif isinstance(part, dict):
-        for key, value in part.items():
-            yield from _tensors(value, f"{path}[{key!r}]")
-    elif isinstance(part, (tuple, list)):
-        for i, value in enumerate(part):
-            yield from _tensors(value, f"{path}[{i}]")
 
 
 def _digests(tensors: list[Tensor], samples: Any) -> Iterator[tuple[bytes, int]]:
