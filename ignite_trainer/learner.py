@@ -114,6 +114,8 @@ class Learner:
     compile = Fixed[bool]()
     prepare_batch = Fixed[Any]()
 
+    outcome: Literal["finished", "resumable", "broken"]
+
     def __init__(
         self,
         model: nn.Module,
@@ -340,9 +342,10 @@ class Learner:
         Args:
             reason: one line for people, kept as ``stop_reason``.
             outcome: "finished": there is nothing to go on with; "resumable": a resumed fit goes on; "broken": as it is
-                now it is not worth a checkpoint.
+                now it is not worth a checkpoint, and stays so.
         """
-        self.stop_reason, self.outcome = reason, outcome
+        if self.outcome != "broken":
+            self.stop_reason, self.outcome = reason, outcome
         logging.getLogger("ignite_trainer").info(reason)
         self.trainer.terminate()
 

@@ -12,8 +12,9 @@ import torch
 from ignite.engine import Events
 from ignite.handlers import TerminateOnNan
 from torch import nn
+from torch.optim.lr_scheduler import MultiStepLR
 
-from ignite_trainer import Callback, CancelFitException, Checkpoint, NaNGuard
+from ignite_trainer import Callback, CancelFitException, Checkpoint, NaNGuard, Schedule
 from ignite_trainer.handlers.state_files import load_checkpoint
 from tests.resume_jobs import end_of, equal
 from tests.test_resume import plain
@@ -182,6 +183,17 @@ def test_checkpoint_when_a_weight_was_infinite_from_the_start_then_is_saved_as_e
     learner(tmp_path, model=Masked()).fit(3, resume=True)
     assert steps_saved(tmp_path) == [5, 10, 15]
     assert not caplog.records
+
+
+def test_checkpoint_when_written_in_the_background_then_a_scheduler_keeps_its_milestones(tmp_path):
+    def job():
+        schedule = Schedule(lambda opt: MultiStepLR(opt, [2, 3]), step="epoch")
+        return learner(tmp_path, [schedule], {"background": True})
+
+    job().fit(2)
+    again = job()
+    again.fit(4, resume=True)
+    assert [row["lr"] for row in again.history] == pytest.approx([0.1, 0.1, 0.01, 0.001])
 
 
 class End(Callback):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ignite_trainer import CancelFitException
+from ignite_trainer import Callback, CancelFitException
 from ignite_trainer.cli import main
 from ignite_trainer.handlers import CrashReport, load_crash
 from tests import crash_jobs
@@ -68,6 +68,21 @@ def test_replay_of_an_error_then_it_comes_again_with_the_same_bits(name, place, 
     assert place in second
     assert third.startswith("samples ")
     assert again == "again: the same error, raised by the same"
+
+
+def test_crash_report_when_a_callback_evaluates_in_the_batch_that_breaks_then_names_that_batch(tmp_path):
+    class Evaluates(Callback):
+        def before_batch(self, learn):
+            if learn.engine.training:
+                learn.evaluate()
+
+    learn, n_epochs = crash_jobs.in_training(tmp_path)
+    learn.cbs.insert(0, Evaluates())
+    with pytest.raises(ValueError, match="it breaks"):
+        learn.fit(n_epochs)
+    report = load_crash(tmp_path / "crash.pt")
+    assert (report["phase"], report["epoch"], report["batch"]) == ("training", 1, 2)
+    assert torch.equal(report["inputs"][0], learn.batch[0])
 
 
 def test_replay_of_an_error_after_the_step_then_says_so_and_another_loss_breaks(tmp_path, capsys):

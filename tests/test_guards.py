@@ -16,6 +16,7 @@ from ignite_trainer import (
     EMA,
     Accuracy,
     Callback,
+    CancelFitException,
     Checkpoint,
     EarlyStopping,
     Learner,
@@ -163,17 +164,135 @@ def test_nan_guard_when_it_skips_then_trains_as_without_that_batch(what, accumul
         torch.testing.assert_close(models[0][key], models[1][key], rtol=0, atol=1e-7)
 
 
+def with_batch_norm():
+    return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def with_nan_in(place):
+    return [(x * math.nan, y) if i == place else (x, y) for i, (x, y) in enumerate(batches())]
+
+
+@pytest.mark.parametrize("guards", [[], [NaNGuard()]])
+def test_checkpoint_when_statistics_have_become_nan_and_weights_not_then_the_last_good_one_stays(
+    guards, tmp_path, caplog
+):
+    cbs = [*guards, Checkpoint(every_steps=1)]
+    learn = learner(cbs, model=with_batch_norm(), train=with_nan_in(3), folder=tmp_path, precision="fp16")
+    learn.fit(1)
+    assert all(parameter.isfinite().all() for parameter in learn.model.parameters())
+    assert learn.model[1].running_mean.isnan().any()
+    newest = max((tmp_path / "checkpoints").glob("step-*.pt"))
+    assert not load_checkpoint(newest)["model"]["1.running_mean"].isnan().any()
+    assert guards or "1.running_mean is not finite: it is not saved" in caplog.text
+
+
+class Ruin(Callback):
+    """Leaves NaN weights behind a finite loss."""
+
+    def after_step(self, learn):
+        if learn.step == 10:
+            learn.model[0].weight.data.fill_(math.nan)
+
+
+@pytest.mark.parametrize("guards", [[], [NaNGuard()]])
+@pytest.mark.parametrize("monitor", ["valid_accuracy", "train_loss"])
+def test_best_weights_when_an_epoch_ends_in_nan_behind_a_finite_loss_then_are_those_of_before(
+    monitor, guards, tmp_path
+):
+    torch.manual_seed(0)
+    zeros = [(x, torch.zeros_like(y)) for x, y in batches(20, seed=1)]  # what NaN scores give, all of them
+    cbs = [Ruin(), *guards, RunFiles(monitor="valid_accuracy"), EarlyStopping(monitor), Checkpoint(monitor=monitor)]
+    valid = zeros if monitor == "valid_accuracy" else None
+    learn = learner(cbs, valid=valid, metrics={"accuracy": accuracy}, folder=tmp_path)
+    learn.fit(3)
+    kept = [
+        learn.model[0].weight,
+        load_file(tmp_path / "model.safetensors")["0.weight"],
+        load_checkpoint(tmp_path / "checkpoints" / "best.pt")["model"]["0.weight"],
+    ]
+    assert all(weight.isfinite().all() for weight in kept)
+    assert torch.equal(kept[0], kept[1])
+
+
+@pytest.mark.parametrize("end", [CancelFitException, None])
+def test_nan_guard_when_a_fit_is_cut_before_its_next_look_then_looks_at_the_end(end, tmp_path):
+    class Enough(Callback):
+        order = 80
+
+        def after_batch(self, learn):
+            if learn.iter == 4:
+                if end is not None:
+                    raise end
+                learn.stop("enough", outcome="resumable")
+
+    learn = learner([Poison(), NaNGuard(), Enough(), Checkpoint()], train=batches(100), folder=tmp_path)
+    learn.fit(2)
+    assert "the loss became nan in epoch 0, batch 3 (from 0)" in learn.stop_reason
+    assert learn.outcome == "broken"
+    assert (tmp_path / "crash.pt").exists() == (end is None)
+    assert not list((tmp_path / "checkpoints").iterdir())
+    learn.stop("another reason")
+    assert learn.outcome == "broken"
+    with pytest.raises(FloatingPointError, match="batch 3"):
+        learner([Poison(), NaNGuard("raise"), Enough()], train=batches(100)).fit(2)
+
+
+@pytest.mark.parametrize("n", [10, 100])
+def test_nan_guard_when_a_batch_has_ignored_labels_alone_then_lets_it_pass(n):
+    x, y = blobs(4 * n)
+    y[n : 2 * n] = -100
+    learn = learner([NaNGuard("raise", every_steps=1)], train=list(zip(x.split(n), y.split(n), strict=True)))
+    learn.fit(2)
+    assert learn.step == 8
+
+
+class Centred(nn.Module):
+    """A loss that follows the mean of the predictions, as one with a centre or a memory does."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(3))
+
+    def forward(self, preds, y):
+        if torch.is_grad_enabled():
+            self.centre.mul_(0.9).add_(preds.detach().mean(0), alpha=0.1)
+        return nn.functional.cross_entropy(preds - self.centre, y)
+
+
+def test_nan_guard_when_it_skips_then_buffers_of_the_loss_are_put_back_too():
+    learn = learner([NaNGuard("skip")], train=with_nan_in(3))
+    learn.loss_func = Centred()
+    learn.fit(2)
+    assert learn.step == 8
+    assert learn.loss_func.centre.isfinite().all()
+
+
+@pytest.mark.parametrize("accumulate", [1, 100])
+def test_time_limit_when_an_epoch_has_no_step_before_its_end_then_ends_the_fit_there(accumulate):
+    learn = learner([TimeLimit(1e-9)], accumulate=accumulate)
+    learn.fit(3)
+    assert len(learn.history) == (0 if accumulate == 1 else 1)
+    assert learn.stop_reason.startswith("time limit: 1e-09 seconds are over ")
+
+
+def test_ema_when_there_is_no_validation_then_what_is_saved_is_the_average_too(tmp_path):
+    cbs = [EMA(0.9), RunFiles(), Checkpoint(monitor="train_loss")]
+    learn = learner(cbs, folder=tmp_path)
+    learn.fit(2)
+    average = learn.model[0].weight
+    assert torch.equal(load_file(tmp_path / "model.safetensors")["0.weight"], average)
+    assert torch.equal(load_checkpoint(tmp_path / "checkpoints" / "best.pt")["model"]["0.weight"], average)
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_nan_guard_when_it_skips_then_running_statistics_are_without_that_batch_too(accumulate):
     states = []
-    bad = [(x * math.nan, y) if i == 3 else (x, y) for i, (x, y) in enumerate(batches())]
     for train, cbs in (
-        (bad, [NaNGuard("skip")]),
+        (with_nan_in(3), [NaNGuard("skip")]),
         ([batch for i, batch in enumerate(batches()) if i != 3], []),
     ):
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
-        learn = learner(cbs, model=model, train=train, accumulate=accumulate)
+        learn = learner(cbs, model=with_batch_norm(), train=train, accumulate=accumulate)
         learn.fit(2)
         states.append(learn.model.state_dict())
     assert same_state(*states)

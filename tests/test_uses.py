@@ -15,7 +15,7 @@ import torch
 from ignite.metrics import MeanAbsoluteError, Metric, Precision, Recall
 from torch import nn, optim
 from torch.nn.utils.rnn import pack_sequence
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, TensorDataset
 
 from ignite_trainer import (
     EMA,
@@ -222,6 +222,14 @@ def test_packed_sequence_when_it_is_moved_then_its_sizes_stay_on_the_cpu():
     packed = on_device(pack_sequence([torch.rand(3, 2), torch.rand(2, 2)]), torch.device("meta"))
     assert packed.data.device.type == "meta"
     assert packed.batch_sizes.device.type == "cpu"
+
+
+def test_check_when_the_dataset_is_iterable_then_its_batches_are_read():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(zip(X, Y, strict=True))
+
+    assert check(Learner(mlp(), (DataLoader(Stream(), 8), None), nn.CrossEntropyLoss(), 0.1, device="cpu")).facts == []
 
 
 def test_batch_of_an_object_that_moves_itself_when_it_is_moved_then_is_asked_to():

@@ -15,8 +15,8 @@ from ..files import set_aside, sum_file
 from ..resume import refuse_persistent_workers, snapshot
 from .best import Best, check_monitor
 from .crash import CrashReport
-from .guards import bad_parameters
 from .signals import EXIT_RESUMABLE, SignalWatch
+from .soundness import Soundness
 from .state_files import StateWriter, load_checkpoint, newest_checkpoint, newest_first
 
 __all__ = ["Checkpoint"]
@@ -27,7 +27,7 @@ class Checkpoint(Callback):
 
     Files are ``folder/checkpoints/step-00001200.pt``, their sha256 beside them, and ``best.pt``. A save that is due
     within a window of ``accumulate`` batches waits for its step, one on an epoch's last batch for the validation.
-    While a parameter is NaN or infinite that was not so at the start, nothing is saved, and the last good ones stay.
+    While a weight is NaN or infinite that was not so at the start, nothing is saved, and the last good ones stay.
     SIGTERM, SIGUSR1 and a first Ctrl-C finish the batch (or the validation), save, and end with exit code 75. It brings
     a ``CrashReport`` along, which keeps the batch that an exception left. Of several ranks, rank 0 writes, and a signal
     to any of them ends all.
@@ -80,8 +80,7 @@ class Checkpoint(Callback):
         self.brings = (CrashReport(folder),)
         self.writer = StateWriter()
         self._saved_at, self._saved_step, self._due = 0.0, 0, False
-        self._bad_from_start: list[str] | None = None
-        self._ruined = False
+        self._soundness, self._ruined = Soundness(), False
 
     def folder(self, learn: Any) -> Path:
         """Where the checkpoints of this learner's run are."""
@@ -128,13 +127,13 @@ class Checkpoint(Callback):
         if self.best is not None:
             self.best = Best(self.best.monitor, mode=self.best.mode)
         self._saved_at, self._saved_step, self._due = time.monotonic(), learn.step, False
-        self._bad_from_start, self._ruined = None, False
+        self._soundness.begin()
+        self._ruined = False
         self.signals.start()
 
     def before_epoch(self, learn: Any) -> None:
-        """Note, once a fit, which parameters are not finite by design; what is resumed has been put back by now."""
-        if self._bad_from_start is None:
-            self._bad_from_start = bad_parameters(learn.model)
+        """Note, once a fit, which weights are not finite by design; what is resumed has been put back by now."""
+        self._soundness.note_start(learn.model)
 
     def after_batch(self, learn: Any) -> None:
         """Save in mid-epoch, where that is due."""
@@ -152,8 +151,7 @@ class Checkpoint(Callback):
     def after_validate(self, learn: Any) -> None:
         """Save at the end of an epoch; the fit's last one waits for ``after_fit``."""
         self.writer.raise_failure()
-        # NaN weights can have a good accuracy
-        if self.best is not None and learn.outcome != "broken" and self._is_sound(learn):
+        if self.best is not None and self._is_sound(learn):  # NaN weights can have a good accuracy
             is_best = self.best.update(learn.history[-1][self.best.monitor])
             if is_best and _all_are_here(learn):
                 self._write(self.folder(learn) / "best.pt", snapshot(learn))
@@ -233,12 +231,14 @@ class Checkpoint(Callback):
             self.writer.write(path, state, keep=keep, background=self.background)
 
     def _is_sound(self, learn: Any) -> bool:
-        """Whether the parameters are as finite as they were at the start; the same on every rank."""
-        bad = [name for name in bad_parameters(learn.model) if name not in (self._bad_from_start or ())]
+        """Whether nobody has called the fit broken, and the weights are as finite as they were at the start."""
+        if learn.outcome == "broken":
+            return False
+        bad = self._soundness.first_bad(learn.model)
         if bad and not self._ruined:
             self._ruined = True
             logging.getLogger("ignite_trainer").warning(
-                f"a checkpoint is there to go on from, and after step {learn.step} {bad[0]} is not finite: it is not "
+                f"a checkpoint is there to go on from, and after step {learn.step} {bad} is not finite: it is not "
                 "saved, and the last good one stays; NaNGuard() ends such a fit"
             )
         return not bad

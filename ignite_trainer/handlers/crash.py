@@ -56,6 +56,8 @@ class CrashReport(Callback):
         """Note the batch and torch's generators, before anybody else."""
         if learn.outcome == "broken":  # by a guard at the epoch's end: the validation that follows is not to blame
             return
+        if not learn.engine.training and not learn.validating:  # a callback evaluates, amid a batch that may yet break
+            return
         on_device = torch.cuda.get_rng_state(learn.device) if learn.device.type == "cuda" else None
         self._batch = learn.engine, learn.batch, learn.step, torch.get_rng_state(), on_device
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any, Literal
 
 from ..arguments import is_whole
 from ..callbacks import Callback
 from .best import Best, BestState, check_monitor
+from .soundness import Soundness
 
 __all__ = ["EarlyStopping"]
 
@@ -15,8 +17,8 @@ __all__ = ["EarlyStopping"]
 class EarlyStopping(Callback):
     """Ends the fit when the monitored value has not got better for ``patience`` epochs; the best weights come back.
 
-    After the fit ``learn.stop_reason`` says in one line why it ended, and Progress shows it. NaN is never better. A
-    fit that ends by an exception keeps the weights it had.
+    After the fit ``learn.stop_reason`` says in one line why it ended, and Progress shows it. NaN is never better, nor
+    are weights that have become NaN or infinite. A fit that ends by an exception keeps the weights it had.
 
     Args:
         monitor: a key of a history row, such as "valid_loss" or "train_loss".
@@ -56,17 +58,24 @@ class EarlyStopping(Callback):
         self._fresh = self.best.state_dict()
         self._weights: dict[str, Any] | None = None
         self._best_epoch = 0
+        self._soundness = Soundness()
 
     def before_fit(self, learn: Any) -> None:
         """Look whether there will be such a value, and begin anew."""
         check_monitor(self.monitor, learn.monitors)
         self.load_state_dict({"best": self._fresh, "best_epoch": 0, "weights": None})
+        self._soundness.begin()
+
+    def before_epoch(self, learn: Any) -> None:
+        """Note, once a fit, which weights are not finite by design."""
+        self._soundness.note_start(learn.model)
 
     def after_validate(self, learn: Any) -> None:
         """Compare this epoch's value with the best; keep its weights or count it as bad."""
         if learn.epoch < self.start_epoch or learn.outcome == "broken":
             return
-        if self.best.update(learn.history[-1][self.monitor]):
+        is_sound = not self._soundness.first_bad(learn.model)  # NaN weights can have a good accuracy
+        if self.best.update(learn.history[-1][self.monitor] if is_sound else math.nan):
             self._best_epoch = learn.epoch
             if self.restore_best:
                 self._weights = copy.deepcopy(learn.model.state_dict())

@@ -19,8 +19,8 @@ class EMA(Callback):
 
     After each optimizer step ``average = decay · average + (1 - decay) · weight``; the average begins as the weights
     that the first step left. Buffers (batch norm's statistics) are not averaged: they are the model's own. While a
-    fit's validation runs, and after the fit, the averages stand in the model; the trained weights are put back for the
-    next epoch.
+    fit's validation runs, at the end of each epoch, and after the fit, the averages stand in the model; the trained
+    weights are put back for the next epoch.
 
     Args:
         decay: between 0 and 1; 0.999 averages over about 1,000 steps.
@@ -64,6 +64,10 @@ class EMA(Callback):
             self._swap(learn.model, False)
         elif learn.validating:
             self._swap(learn.model, True)
+
+    def after_validate(self, learn: Any) -> None:
+        """Averages in for what is saved of the epoch, where no validation has put them there."""
+        self._swap(learn.model, True)
 
     def after_fit(self, learn: Any) -> None:
         """Leave the averages in the model; what is saved of an epoch that was cut goes on with the trained weights."""

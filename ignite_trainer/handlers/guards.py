@@ -10,13 +10,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
-from torch.nn.utils import get_total_norm
 
 from ..arguments import is_number, is_whole
 from ..callbacks import Callback
 from ..events import CancelBatchException
+from ..loss_size import ignored_label
+from .soundness import bad_tensors
 
-__all__ = ["NaNGuard", "TimeLimit", "bad_parameters"]
+__all__ = ["NaNGuard", "TimeLimit"]
 
 
 class NaNGuard(Callback):
@@ -48,28 +49,43 @@ class NaNGuard(Callback):
         self.skipped = 0
         self.found: tuple[int, int] | None = None  # epoch and batch of the first loss that was not finite
         self._losses: list[tuple[int, int, Tensor]] = []
-        self._buffers: dict[str, Tensor] = {}
+        self._buffers: dict[tuple[str, str], Tensor] = {}
+        self._may_be_of_none = False
         self._leave_out(*(("after_batch", "after_epoch") if action == "skip" else ("before_batch", "after_backward")))
 
     def before_fit(self, learn: Any) -> None:
         """Begin anew."""
         self._losses, self.skipped, self.found = [], 0, None
+        self._may_be_of_none = ignored_label(learn.loss_func) is not None
 
     def before_batch(self, learn: Any) -> None:
-        """Copy the buffers of the model, for a batch that will be left out."""
+        """Copy the buffers of model and loss, for a batch that will be left out."""
         if learn.engine.training and self.action == "skip":
-            self._buffers = {name: buffer.clone() for name, buffer in _buffers_of(learn.model)}
+            self._buffers = {name: buffer.clone() for name, buffer in _buffers_of(learn)}
 
     def after_batch(self, learn: Any) -> None:
         """Gather the loss; look at those that there are, when it is time."""
         if learn.engine.training and self.action != "skip":
-            self._losses.append((learn.epoch, learn.iter, learn.loss.detach()))
+            loss = learn.loss.detach()
+            if self._may_be_of_none:  # of a batch of ignored labels alone it is NaN, and weighs nothing
+                n = torch.as_tensor(learn.train_loss.size(learn.preds, learn.batch[1]), device=loss.device)
+                loss = loss.where(n > 0, 0.0)
+            self._losses.append((learn.epoch, learn.iter, loss))
             if len(self._losses) >= self.every_steps:
                 self._look(learn)
 
     def after_epoch(self, learn: Any) -> None:
         """Look at the losses that are left."""
         self._look(learn)
+
+    def after_fit(self, learn: Any) -> None:
+        """Look at those of an epoch that was cut, before anything is saved of it."""
+        self._look(learn)
+
+    def cleanup_fit(self, learn: Any, error: BaseException | None) -> None:
+        """Look at those of a fit that was cancelled."""
+        if error is None:
+            self._look(learn)
 
     def after_backward(self, learn: Any) -> None:
         """Leave out a batch whose loss or gradients are not finite."""
@@ -81,7 +97,7 @@ class NaNGuard(Callback):
         if not torch.stack([part.isfinite().all() for part in parts]).all():  # waits for the device
             self.skipped += 1
             learn.opt.zero_grad()
-            for name, buffer in _buffers_of(learn.model):
+            for name, buffer in _buffers_of(learn):
                 buffer.copy_(self._buffers.get(name, buffer))
             raise CancelBatchException
 
@@ -94,9 +110,10 @@ class NaNGuard(Callback):
             return
         epoch, batch, loss = losses[int(bad.nonzero()[0])]
         self.found = epoch, batch
-        name = next(iter(bad_parameters(learn.model)), "")
+        name = next(iter(bad_tensors(learn.model)), "")
+        kind = "parameter" if name in dict(learn.model.named_parameters()) else "buffer"
         text = f"the loss became {loss.item()} in epoch {epoch}, batch {batch} (from 0); " + (
-            f"the first parameter that is not finite is {name}" if name else "all parameters are finite"
+            f"the first {kind} that is not finite is {name}" if name else "all parameters are finite"
         )
         if self.action == "raise":
             raise FloatingPointError(text)
@@ -104,7 +121,7 @@ class NaNGuard(Callback):
 
 
 class TimeLimit(Callback):
-    """Ends the fit in order once it has run so long, after the batch that is running.
+    """Ends the fit in order once it has run so long, after the batch that is running, or the window of batches.
 
     Args:
         seconds: from the fit's start, above 0.
@@ -130,32 +147,22 @@ class TimeLimit(Callback):
     def after_batch(self, learn: Any) -> None:
         """Look at the clock."""
         if learn.in_fit and learn.engine.training and time.monotonic() > self._end and learn.at_step_boundary:
-            text = f"time limit: {self.seconds:g} seconds are over in epoch {learn.epoch + 1}, batch {learn.iter + 1}"
-            learn.stop(text, outcome="resumable")
+            self._stop(learn, f"in epoch {learn.epoch + 1}, batch {learn.iter + 1}")
+
+    def after_validate(self, learn: Any) -> None:
+        """Look at the clock, for epochs without a batch at which a fit may end."""
+        if time.monotonic() > self._end and not learn.ending:
+            self._stop(learn, f"after epoch {learn.epoch + 1}")
+
+    def _stop(self, learn: Any, where: str) -> None:
+        learn.stop(f"time limit: {self.seconds:g} seconds are over {where}", outcome="resumable")
 
 
-def _buffers_of(model: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
-    return ((name, buffer) for name, buffer in model.named_buffers() if not is_lazy(buffer))
+def _buffers_of(learn: Any) -> Iterator[tuple[tuple[str, str], Tensor]]:
+    for part, module in (("model", learn.model), ("loss", learn.loss_func)):
+        if isinstance(module, torch.nn.Module):
+            yield from (((part, name), buffer) for name, buffer in module.named_buffers() if not is_lazy(buffer))
 
 
 def _values(gradient: Tensor) -> Tensor:
     return gradient.coalesce().values() if gradient.is_sparse else gradient
-
-
-def bad_parameters(model: torch.nn.Module) -> list[str]:
-    """The parameters of a model that are not finite, by name; waits for the device.
-
-    >>> model = torch.nn.Linear(2, 1)
-    >>> with torch.no_grad():
-    ...     _ = model.bias.fill_(math.nan)
-    >>> bad_parameters(model)
-    ['bias']
-    """
-    parameters = {name: parameter.detach() for name, parameter in model.named_parameters() if _has_numbers(parameter)}
-    if get_total_norm(parameters.values()).isfinite():  # a twentieth of the time that each of them takes
-        return []
-    return [name for name, parameter in parameters.items() if not parameter.isfinite().all()]
-
-
-def _has_numbers(parameter: Tensor) -> bool:
-    return not is_lazy(parameter) and (parameter.is_floating_point() or parameter.is_complex())

@@ -16,6 +16,7 @@ from ..export import refuse_extra_state
 from ..files import write_aside
 from .best import Best, BestState, check_monitor
 from .run_config import name_of, run_config
+from .soundness import Soundness
 
 __all__ = ["RunFiles"]
 
@@ -25,9 +26,9 @@ class RunFiles(Callback):
 
     The values stand as ``name: {value: …, from: …}``; those of a command line, likewise, below ``job``. The history is
     rewritten as a whole after every epoch. The weights are those of the epoch with the best monitored value, or the
-    last ones where there is no such value; the file's metadata tells: ``weights`` ("best valid_loss" or "last"),
-    ``value``, ``epoch``, ``step``, ``model``. Read them with ``safetensors.torch.load_model(model, path)``, which knows
-    of shared tensors.
+    last ones where there is no such value, and never such as have become NaN or infinite; the file's metadata tells:
+    ``weights`` ("best valid_loss" or "last"), ``value``, ``epoch``, ``step``, ``model``. Read them with
+    ``safetensors.torch.load_model(model, path)``, which knows of shared tensors.
 
     Each file is replaced as a whole: one that is there is never half written. A disk that fails costs a warning in the
     log for each file, not the run.
@@ -55,12 +56,14 @@ class RunFiles(Callback):
         check_folder(folder)
         self.folder, self.best, self.job = folder, Best(monitor, mode=mode), job
         self._fresh = self.best.state_dict()
+        self._soundness = Soundness()
 
     def before_fit(self, learn: Any) -> None:
         """Make the folder, write the values."""
         import yaml
 
         refuse_extra_state(learn.model)
+        self._soundness.begin()
         self._folder, self._failed = Path(self.folder or learn.folder), set[str]()
         if learn.validates:
             check_monitor(self.best.monitor, learn.monitors)
@@ -69,6 +72,10 @@ class RunFiles(Callback):
         values = run_config(learn) if self.job is None else {"job": self.job, **run_config(learn)}
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
         self._write("config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
+
+    def before_epoch(self, learn: Any) -> None:
+        """Note, once a fit, which weights are not finite by design."""
+        self._soundness.note_start(learn.model)
 
     def after_validate(self, learn: Any) -> None:
         """Write the history, and the weights if they are the best."""
@@ -79,7 +86,7 @@ class RunFiles(Callback):
         table.writerows(learn.history)
         self._write("history.csv", lambda path: path.write_text(text.getvalue(), encoding="utf-8"))
         row = learn.history[-1]
-        if learn.outcome == "broken":  # NaN weights can have a good accuracy
+        if learn.outcome == "broken" or self._soundness.first_bad(learn.model):  # NaN weights can have a good accuracy
             return
         if self.best.monitor not in row:
             self._write_weights(learn, {"weights": "last"})

@@ -139,7 +139,9 @@ def _copied(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):
-        copied: Any = type(value)((key, _copied(part)) for key, part in value.items())
+        copied: Any = type(value)()
+        for key, part in value.items():  # one by one: a Counter made of pairs counts them
+            copied[key] = _copied(part)
         if hasattr(value, "_metadata"):  # a state_dict's versions of its modules
             copied._metadata = copy.deepcopy(value._metadata)
         return copied

@@ -183,7 +183,7 @@ def _numbered(loader: Any) -> Iterator[tuple[Any, list[int] | None]]:
         order, indices = loader.order, loader.order.indices(0)
         for i, batch in enumerate(loader):
             yield batch, indices[order.share(i)].tolist()
-    elif isinstance(loader, DataLoader) and loader.batch_sampler and not isinstance(loader.dataset, IterableDataset):
+    elif _samples(loader):
         noted, other = _Noted(loader.batch_sampler), rereadable(loader)
         vars(other)["batch_sampler"] = noted  # a DataLoader refuses to have it assigned
         for i, batch in enumerate(other):
@@ -191,6 +191,13 @@ def _numbered(loader: Any) -> Iterator[tuple[Any, list[int] | None]]:
     else:
         for batch in batches_of(loader):
             yield batch, None
+
+
+def _samples(loader: Any) -> bool:
+    """Whether it is a stock loader that draws places in a dataset (its sampler may have no length, so no truth)."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return False
+    return loader.batch_sampler is not None
 
 
 class _Noted:
