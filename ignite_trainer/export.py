@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import zipfile
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -23,7 +24,7 @@ __all__ = ["export_model", "load_weights", "refuse_extra_state", "save_weights"]
 Format = Literal["safetensors", "torch", "onnx"]
 
 
-def save_weights(model: nn.Module, path: str | Path) -> None:
+def save_weights(model: nn.Module, path: str | Path, metadata: dict[str, str] | None = None) -> None:
     """Write a model's parameters and buffers as safetensors, so that a crash leaves the former file or the new one.
 
     Tensors that several names share (tied weights) are written once.
@@ -31,22 +32,40 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
     Args:
         model: on any device.
         path: of the file; its folder is made.
+        metadata: goes into the file's head.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written; a former file is whole.
         ValueError: the model has an extra state, which is no tensor.
 
-    Source: safetensors' ``save_model``.
+    Source: safetensors. Its ``save_model`` 0.8 refuses tensors that are parts of one, as cuDNN's recurrent layers are,
+    and leaves out one that is part of another.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_weights(nn.Linear(2, 1), f"{folder}/model.safetensors")
     ...     load_weights(nn.Linear(2, 1), f"{folder}/model.safetensors")
     """
-    from safetensors.torch import save_model
+    from safetensors.torch import save
 
     refuse_extra_state(model)
-    write_aside(Path(path), lambda temporary: save_model(model, str(temporary)))
+    content = save(_apart(model.state_dict()), metadata)  # in memory: its own writing hides what the disk says
+    write_aside(Path(path), lambda temporary: temporary.write_bytes(content))
+
+
+def _apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """One name for each tensor of a state, and no two tensors that share memory."""
+    apart: dict[str, Tensor] = {}
+    places, memories = set[Any](), set[Any]()
+    for name, tensor in state.items():
+        if _place(tensor) in places:  # tied
+            continue
+        memory = _place(tensor)[:2]
+        is_own = memory not in memories and tensor.is_contiguous()
+        apart[name] = tensor if is_own else tensor.detach().clone(memory_format=torch.contiguous_format)
+        places.add(_place(tensor))
+        memories.add(memory)
+    return apart
 
 
 def refuse_extra_state(model: nn.Module) -> None:
@@ -165,7 +184,8 @@ def _check_fit(model: nn.Module, saved: dict[str, Any], path: str | Path) -> Non
 
 
 def _place(tensor: Tensor) -> tuple[Any, ...]:
-    return tensor.device, tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tuple(tensor.shape)
+    memory = tensor.untyped_storage().data_ptr()
+    return tensor.device, memory, tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
 
 
 def _of_shape(shapes: dict[str, Any], name: str) -> str:
@@ -176,10 +196,11 @@ def _of_shape(shapes: dict[str, Any], name: str) -> str:
 
 def _write_torch(model: nn.Module, x: Any, path: Path) -> None:
     try:
-        program = torch.export.export(model, (x,), dynamic_shapes=_free_batch(x))
+        program, content = torch.export.export(model, (x,), dynamic_shapes=_free_batch(x)), io.BytesIO()
+        torch.export.save(program, content)  # in memory: where the disk is full, torch 2.13 ends the process
     except Exception as error:
         raise _cannot_be_traced(model, error) from error
-    torch.export.save(program, str(path))
+    path.write_bytes(content.getvalue())
 
 
 def _write_onnx(model: nn.Module, x: Any, path: Path) -> None:

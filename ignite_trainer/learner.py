@@ -144,7 +144,7 @@ class Learner:
         initialize(device)
         self.ranks = Ranks(self) if world_size() > 1 else None
         self.device, self.device_given = pick_device(device), device is not None
-        self.precision, self.accumulate, self.clip_norm, self.compile = precision, accumulate, clip_norm, compile
+        self.precision, self.accumulate, self.clip_norm, self.compile = precision, int(accumulate), clip_norm, compile
         self.prepare_batch = prepare_batch
         self.model, self.dls = model, dls
         self.loss_func, self.cbs, self.opt_func = loss_func, list(cbs), opt_func
@@ -440,8 +440,10 @@ class Learner:
 
     @property
     def at_last_batch(self) -> bool:
-        """Whether this batch is its epoch's last, as far as the loader's length is known."""
-        return bool(self.engine.state.epoch_length == self.engine.place + 1)
+        """Whether this batch is its epoch's last: by the loader's length, if known, or because it is ended here."""
+        engine = self.engine
+        is_ended = engine.should_terminate_single_epoch or engine.wish == Scope.EPOCH
+        return bool(is_ended or engine.state.epoch_length == engine.place + 1)
 
     @property
     def ending(self) -> bool:

@@ -27,7 +27,7 @@ def hash_seed(*parts: int) -> int:
     >>> hash_seed(0, 1), hash_seed(1, 0)
     (4059051691542397301, 5983670273984330465)
     """
-    packed = struct.pack(f"<{len(parts)}Q", *[part & _MASK_64 for part in parts])
+    packed = struct.pack(f"<{len(parts)}Q", *[int(part) & _MASK_64 for part in parts])
     return int.from_bytes(blake2b(packed, digest_size=8).digest(), "little") >> 1
 
 

@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
@@ -18,7 +19,7 @@ from ignite_trainer import Callback, CancelFitException, Checkpoint, NaNGuard, S
 from ignite_trainer.handlers.state_files import load_checkpoint
 from tests.resume_jobs import end_of, equal
 from tests.test_resume import plain
-from tests.tiny import blobs
+from tests.tiny import blobs, mlp
 
 
 def learner(folder, cbs=(), checkpoint=None, valid=False, **how):
@@ -194,6 +195,39 @@ def test_checkpoint_when_written_in_the_background_then_a_scheduler_keeps_its_mi
     again = job()
     again.fit(4, resume=True)
     assert [row["lr"] for row in again.history] == pytest.approx([0.1, 0.1, 0.01, 0.001])
+
+
+class CutEpoch(Callback):
+    """Ends each epoch after three batches, before the checkpoint is asked."""
+
+    order = 80
+
+    def after_batch(self, learn):
+        if learn.engine.training and learn.iter == 2:
+            learn.trainer.terminate_epoch()
+
+
+def test_checkpoint_when_due_in_the_batch_that_ends_a_cut_epoch_then_waits_for_the_validation(tmp_path):
+    whole = learner(tmp_path / "whole", [CutEpoch()], valid=True)
+    whole.fit(3)
+    expected = end_of(whole)
+    learner(tmp_path / "run", [CutEpoch()], {"every_steps": 3}, valid=True).fit(2)
+    assert saved(tmp_path / "run") == [(3, 1, 0), (6, 2, 0)]
+    with pytest.raises(SystemExit):
+        learner(tmp_path / "cut", [CutEpoch(), Signal(1, 2)], valid=True).fit(3)
+    for name in ("run", "cut"):
+        again = learner(tmp_path / name, [CutEpoch()], valid=True)
+        again.fit(3, resume=True)
+        assert equal(end_of(again), expected)
+
+
+def test_checkpoint_when_a_state_could_not_be_loaded_again_then_is_refused_before_anything_is_trained(tmp_path):
+    model = mlp()
+    groups = [{"params": model.parameters(), "weight_decay": np.float32(0.1)}]
+    learn = learner(tmp_path, model=model, param_groups=groups)
+    with pytest.raises(TypeError, match="something else is in optimizer param_groups"):
+        learn.fit(1)
+    assert learn.step == 0
 
 
 class End(Callback):

@@ -1,5 +1,6 @@
 """The pair of loaders and the split: the right loader for each dataset, and the same batches from both kinds."""
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset, TensorDataset, get_worker_info
@@ -170,3 +171,22 @@ def test_random_split_of_fashion_mnist_stays_in_memory(fashion_mnist_root):
     x, y = next(iter(dls.train))
     assert isinstance(dls.train, TensorLoader)
     assert (len(dls.train), len(dls.valid), x.shape, y.shape) == (1563, 313, (32, 1, 28, 28), (32,))
+
+
+def test_loaders_when_sizes_and_seeds_are_numpys_then_are_as_with_pythons():
+    data = TensorDataset(torch.arange(20.0))
+    for kind in (
+        lambda **how: TensorLoader(*data.tensors, shuffle=True, **how),
+        lambda **how: SampleLoader(data, **how),
+    ):
+        ours, theirs = kind(batch_size=np.int64(4), seed=np.int64(3)), kind(batch_size=4, seed=3)
+        assert ours.identity() == theirs.identity()
+        assert [type(value) for value in ours.identity().values()] == [type(v) for v in theirs.identity().values()]
+        for a, b in zip(ours, theirs, strict=True):
+            assert torch.equal(torch.cat(list(a)), torch.cat(list(b)))
+
+
+def test_loaders_of_an_empty_subset_then_are_refused_by_name():
+    data, nothing = random_split(TensorDataset(torch.arange(20.0)), [20, 0])
+    with pytest.raises(ValueError, match="a loader gives batches of at least one sample; got a dataset of 0"):
+        DataLoaders.from_datasets(data, nothing)

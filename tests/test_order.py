@@ -163,6 +163,7 @@ def test_seek_reads_no_sample():
     ("arguments", "message"),
     [
         ({"n_samples": 0}, "a loader gives batches of at least one sample; got a dataset of 0: add some"),
+        ({"batch_size": 8.0}, r"batch_size is the number of samples in a batch, so at least 1; got 8\.0"),
         ({"batch_size": 0}, "batch_size is the number of samples in a batch, so at least 1; got 0"),
         (
             {"batch_size": 6, "drop_last": True},

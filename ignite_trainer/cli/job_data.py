@@ -163,7 +163,7 @@ def _targets(dataset: Any) -> Tensor | None:
     """The labels of a dataset that has them in one place."""
     if type(dataset) is Subset:
         targets = _targets(dataset.dataset)
-        return None if targets is None else targets[torch.as_tensor(dataset.indices)]
+        return None if targets is None else targets[torch.as_tensor(dataset.indices, dtype=torch.int64)]
     whole = whole_tensors(dataset)
     targets = getattr(dataset, "targets", None) if whole is None else (*whole.tensors, None)[1]
     return None if targets is None else torch.as_tensor(targets)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..arguments import is_whole
 from ..rng import hash_seed
 
 
@@ -57,7 +58,7 @@ class BatchOrder:
     ):
         if n_samples < 1:
             raise ValueError(f"a loader gives batches of at least one sample; got a dataset of {n_samples!r}: add some")
-        if batch_size < 1:
+        if not is_whole(batch_size) or batch_size < 1:
             raise ValueError(f"batch_size is the number of samples in a batch, so at least 1; got {batch_size!r}")
         if drop_last and n_samples < batch_size:
             raise ValueError(
@@ -65,10 +66,10 @@ class BatchOrder:
                 "a smaller batch_size or drop_last=False does"
             )
         self.n_samples = n_samples
-        self.batch_size = batch_size
+        self.batch_size = int(batch_size)  # NumPy's, say: it is saved as plain data
         self.shuffle = shuffle
         self.drop_last = drop_last
-        self.seed = seed
+        self.seed = int(seed)
         self.equal_batches = equal_batches
         self.epoch = 0
         self.batch = 0

@@ -168,7 +168,7 @@ def whole_tensors(dataset: object) -> WholeTensors | None:
         whole = whole_tensors(dataset.dataset)
         if whole is None:
             return None
-        rows = torch.as_tensor(dataset.indices)
+        rows = torch.as_tensor(dataset.indices, dtype=torch.int64)  # of none, too
         return whole._replace(tensors=tuple(tensor[rows.to(tensor.device)] for tensor in whole.tensors))
     return _whole_mnist(dataset)
 

@@ -12,6 +12,7 @@ from ..arguments import check_folder, is_number, is_whole
 from ..callbacks import Callback
 from ..distributed import barrier, is_main
 from ..files import set_aside, sum_file
+from ..loadable import refuse_unloadable
 from ..resume import refuse_persistent_workers, snapshot
 from .best import Best, check_monitor
 from .crash import CrashReport
@@ -117,6 +118,7 @@ class Checkpoint(Callback):
         refuse_persistent_workers(learn.valid_dl)
         if self.monitor is not None:
             check_monitor(self.monitor, learn.monitors)
+        refuse_unloadable({**snapshot(learn, of_all_ranks=False), "model": None})  # now, not after hours
         if is_main() and learn.n_epochs:
             self.folder(learn).mkdir(parents=True, exist_ok=True)
             set_aside(self._left_over(learn), self.folder(learn))

@@ -131,4 +131,6 @@ def _plain(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, (list, tuple)):
         return [_plain(part) for part in value]
+    if isinstance(value, np.generic):
+        return value.item()
     return value if isinstance(value, (bool, int, float, str, type(None))) else name_of(value)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ..arguments import check_folder
 from ..callbacks import Callback
 from ..distributed import is_main
-from ..export import refuse_extra_state
+from ..export import refuse_extra_state, save_weights
 from ..files import write_aside
 from .best import Best, BestState, check_monitor
 from .run_config import name_of, run_config
@@ -28,7 +28,7 @@ class RunFiles(Callback):
     rewritten as a whole after every epoch. The weights are those of the epoch with the best monitored value, or the
     last ones where there is no such value, and never such as have become NaN or infinite; the file's metadata tells:
     ``weights`` ("best valid_loss" or "last"), ``value``, ``epoch``, ``step``, ``model``. Read them with
-    ``safetensors.torch.load_model(model, path)``, which knows of shared tensors.
+    ``learn.load(path)``, or ``safetensors.torch.load_model(model, path)``.
 
     Each file is replaced as a whole: one that is there is never half written. A disk that fails costs a warning in the
     log for each file, not the run.
@@ -103,19 +103,15 @@ class RunFiles(Callback):
         self.best.load_state_dict(state)
 
     def _write_weights(self, learn: Any, metadata: dict[str, str]) -> None:
-        from safetensors.torch import save_model
-
         about = {"epoch": str(learn.epoch), "step": str(learn.step), "model": name_of(learn.model)}
-        self._write("model.safetensors", lambda path: save_model(learn.model, str(path), {**metadata, **about}))
+        self._write("model.safetensors", lambda path: save_weights(learn.model, path, {**metadata, **about}))
 
     def _write(self, name: str, write: Callable[[Path], Any]) -> None:
-        from safetensors import SafetensorError
-
         if not is_main():
             return
         try:
             write_aside(self._folder / name, write)
-        except (OSError, SafetensorError) as error:  # safetensors makes its own of an OSError
+        except OSError as error:
             if name not in self._failed:
                 self._failed.add(name)
                 logging.getLogger("ignite_trainer").warning(
