@@ -27,6 +27,7 @@ __all__ = ["CancellableEngine", "always"]
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 _ITERATION_COMPLETED = Events.ITERATION_COMPLETED
+_BATCH_TO_COME = (Events.GET_BATCH_COMPLETED, Events.ITERATION_STARTED)
 _IN_STEP = tuple(event for event in TrainEvents if event is not TrainEvents.VALIDATED)
 
 
@@ -92,6 +93,7 @@ class CancellableEngine(Engine):
         self.place, self.cancelled, self.widest = -1, 0, Scope.FIT
         self.partners: tuple[CancellableEngine, ...] = (self,)
         self._request: CancelException | None = None
+        self._ends_after_batch = False
         self._epochs: Epochs | None = None
         self.around: Callable[[CancellableEngine], AbstractContextManager[None]] = lambda engine: nullcontext()
         self.before_loader: Callable[[Any], None] | None = None
@@ -175,6 +177,8 @@ class CancellableEngine(Engine):
             self.ranks.after(self, event_name)
         if event_name is _ITERATION_COMPLETED:
             self.last_event_name = None  # 0.5.5 compares it next, which with an event takes 0.5 µs, then sets it again
+            if self._ends_after_batch:
+                self.end_run(skip_completed=False)
 
     def _run_step_of_ranks(self, engine: Engine, batch: Any) -> Any:
         """Every rank comes to the boundary of every batch, also where the batch was cancelled on it."""
@@ -358,6 +362,13 @@ class CancellableEngine(Engine):
         else:
             self.terminate_epoch()
 
+    def terminate_after_batch(self) -> None:
+        """End the run once the batch that has come is done; 0.5.5's ``terminate`` drops one that is not begun yet."""
+        if self.ranks is None and self.running and self.last_event_name in _BATCH_TO_COME:
+            self._ends_after_batch = True
+        else:
+            self.terminate()
+
     def terminate_epoch(self, skip_epoch_completed: bool = False) -> None:
         """Ignite's ``terminate_epoch``; on several ranks the epoch is cancelled on all of them after this batch."""
         if self.ranks is not None and self.running:
@@ -366,7 +377,7 @@ class CancellableEngine(Engine):
             super().terminate_epoch(skip_epoch_completed)
 
     def _begin_run(self) -> None:
-        self.cancelled, self.place, self.wish = 0, -1, 0
+        self.cancelled, self.place, self.wish, self._ends_after_batch = 0, -1, 0, False
 
     def _begin_epoch(self) -> None:
         self.cancelled, self.place = 0, -1

@@ -102,14 +102,18 @@ def batches_of(loader: Any) -> Iterator[Any]:
 def rereadable(loader: Any) -> Any:
     """A loader to read beside a fit or before one, of which the loader itself notices nothing that is not put back.
 
-    A stock ``DataLoader`` that keeps its workers would keep these too, with their random states: a copy of
-    it is read.
+    A stock ``DataLoader`` that keeps its workers, or one within a ``SampleLoader``, would keep these too, with their
+    random states, and begins anew with them while others go through it: a copy of it is read.
     """
-    if not isinstance(loader, DataLoader):
-        return loader
-    other = copy.copy(loader)
-    vars(other)["_iterator"] = None
-    return other
+    if isinstance(loader, DataLoader):
+        other = copy.copy(loader)
+        vars(other)["_iterator"] = None
+        return other
+    if isinstance(getattr(loader, "stock", None), DataLoader):
+        other = copy.copy(loader)
+        vars(other)["stock"] = rereadable(loader.stock)
+        return other
+    return loader
 
 
 def first_batch(loader: Any) -> Any:

@@ -22,7 +22,7 @@ from .callbacks import Dispatcher, has_point, in_order, run_cbs, warn_of_uncalle
 from .devices import pick_device
 from .distributed import initialize, on_main, world_size
 from .engines import CancellableEngine, always
-from .epochs import check_loader, first_batch, pair_of_loaders, refuse_one_shot
+from .epochs import check_loader, first_batch, pair_of_loaders, refuse_one_shot, rereadable
 from .events import Scope, TrainEvents
 from .export import export_model, load_weights, save_weights
 from .first_batch import FirstBatchChecks
@@ -295,7 +295,7 @@ class Learner:
         self._first_batches.expect(self.evaluator)
         self.share_model()
         with modes_kept(self.model), streams_kept(dl):
-            return self.run_evaluator(dl)
+            return self.run_evaluator(self._beside(dl))
 
     def predict(self, dl: Any) -> Tensor:
         """The model's outputs for a loader, (N, …) on the CPU, in the loader's order.
@@ -308,7 +308,7 @@ class Learner:
             ValueError: it gives no batch.
         """
         with streams_kept(dl):
-            return predict(self, dl)
+            return predict(self, self._beside(dl))
 
     def one_epoch(self, train: bool) -> None:
         """One epoch of one phase, outside a fit: its points from before_epoch to after_epoch, no validation.
@@ -347,7 +347,7 @@ class Learner:
         if self.outcome != "broken":
             self.stop_reason, self.outcome = reason, outcome
         logging.getLogger("ignite_trainer").info(reason)
-        self.trainer.terminate()
+        self.trainer.terminate_after_batch()
 
     def callback(self, method_name: str) -> None:
         """Call a method of that name, a point or one's own, on every callback that has it."""
@@ -493,6 +493,10 @@ class Learner:
         if dl is None and self.valid_dl is None:
             raise ValueError("evaluate needs a loader; this Learner has no validation loader: give one")
         return self.valid_dl if dl is None else dl
+
+    def _beside(self, dl: Any) -> Any:
+        """A loader to go through now; one that is being gone through, whose workers may live on, is left alone."""
+        return rereadable(dl) if any(dl is engine.loader for engine in (self.trainer, self.evaluator)) else dl
 
     def _first_input(self) -> Any:
         loader = self.valid_dl if self.validates else self.train_dl

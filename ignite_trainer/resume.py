@@ -49,6 +49,7 @@ def _snapshot(learn: Any, done: bool) -> dict[str, Any]:
     return {
         "format": 1,
         "model": learn.model.state_dict(),
+        "loss": _loss_state(learn),
         "optimizer": learn.opt.state_dict() if hasattr(learn.opt, "state_dict") else {},
         "scaler": {} if scaler is None else scaler.state_dict(),
         "callbacks": {name: cb.state_dict() for name, cb in stateful(learn.cbs).items()},
@@ -75,6 +76,8 @@ def _snapshot(learn: Any, done: bool) -> dict[str, Any]:
 def restore(learn: Any, state: dict[str, Any]) -> None:
     """Put a fit back where a ``snapshot`` was taken; the random generators last."""
     learn.model.load_state_dict(state["model"])
+    if state.get("loss"):  # there is none in a checkpoint of before it was saved
+        learn.loss_func.load_state_dict(state["loss"])
     if hasattr(learn.opt, "load_state_dict"):
         learn.opt.load_state_dict(state["optimizer"])
     if learn.scaler is not None:
@@ -225,24 +228,26 @@ def check_state(learn: Any, state: dict[str, Any], path: Any) -> None:
         ValueError: data, batch size, seed, options or the model's shapes are not those that were saved; names both.
     """
     now = _options(learn)
-    for what, saved, ours in (
+    for what, saved, current in (
         *(("option", state["options"], now),),
         ("training loader", state["train"]["identity"], loader_identity(learn.train_dl)),
         ("validation loader", state["valid"]["identity"], loader_identity(learn.valid_dl)),
     ):
-        for key in sorted({*saved, *ours}):
-            if saved.get(key) != ours.get(key):
+        for key in sorted({*saved, *current}):
+            if saved.get(key) != current.get(key):
                 raise ValueError(
-                    f"{path} was saved with {key} {saved.get(key)!r}, the {what} has {ours.get(key)!r} now: the same "
-                    "is needed to resume"
+                    f"{path} was saved with {key} {saved.get(key)!r}, the {what} has {current.get(key)!r} now: the "
+                    "same is needed to resume"
                 )
-    shapes, saved_shapes = shapes_of(learn.model.state_dict()), shapes_of(state["model"])
-    for name in [*saved_shapes, *shapes]:
-        if saved_shapes.get(name) != shapes.get(name) and not (name in saved_shapes and shapes.get(name) == UNKNOWN):
-            raise ValueError(
-                f"{path} was saved with {name} of shape {saved_shapes.get(name)}, the model has {shapes.get(name)} "
-                "now: the same model is needed to resume"
-            )
+    for part, ours in (("model", learn.model.state_dict()), ("loss", _loss_state(learn))):
+        shapes, saved_shapes = shapes_of(ours), shapes_of(state.get(part, ours))
+        for name in [*saved_shapes, *shapes]:
+            is_open = name in saved_shapes and shapes.get(name) == UNKNOWN
+            if saved_shapes.get(name) != shapes.get(name) and not is_open:
+                raise ValueError(
+                    f"{path} was saved with {name} of shape {saved_shapes.get(name)}, the {part} has "
+                    f"{shapes.get(name)} now: the same {part} is needed to resume"
+                )
     for name in state["callbacks"].keys() - stateful(learn.cbs).keys():
         warnings.warn(f"{path} has a state of {name}, and there is no such callback now; it is left out", stacklevel=4)
 
@@ -270,6 +275,11 @@ def stateful(cbs: Iterable[Any]) -> dict[str, Any]:
                 name, number = f"{type(cb).__name__}#{number}", number + 1
             named[name] = cb
     return named
+
+
+def _loss_state(learn: Any) -> dict[str, Any]:
+    """What a loss has of its own: class weights, a centre that follows the predictions."""
+    return learn.loss_func.state_dict() if isinstance(learn.loss_func, torch.nn.Module) else {}
 
 
 def _options(learn: Any) -> dict[str, Any]:

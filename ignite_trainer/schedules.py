@@ -172,7 +172,9 @@ def _one_cycle(
             f"one_cycle cannot rise in exactly one step, as pct_start={pct_start!r} of {n_steps!r} steps would: "
             f"give another pct_start"
         )
-    highest = [group["lr"] for group in optimizer.param_groups] if max_lr is None else max_lr
+    # where a cycle has ended before, its last rate stands in the group, and the highest beside it
+    own = [group["max_lr"] if group["lr"] == group.get("min_lr") else group["lr"] for group in optimizer.param_groups]
+    highest = own if max_lr is None else max_lr
     return lr_scheduler.OneCycleLR(optimizer, highest, total_steps=n_steps, pct_start=pct_start, **options)
 
 

@@ -19,7 +19,7 @@ from ignite_trainer import Callback, CancelFitException, Checkpoint, NaNGuard, S
 from ignite_trainer.handlers.state_files import load_checkpoint
 from tests.resume_jobs import end_of, equal
 from tests.test_resume import plain
-from tests.tiny import blobs, mlp
+from tests.tiny import Centred, blobs, mlp
 
 
 def learner(folder, cbs=(), checkpoint=None, valid=False, **how):
@@ -228,6 +228,44 @@ def test_checkpoint_when_a_state_could_not_be_loaded_again_then_is_refused_befor
     with pytest.raises(TypeError, match="something else is in optimizer param_groups"):
         learn.fit(1)
     assert learn.step == 0
+
+
+def test_resume_with_a_loss_that_has_a_state_then_it_goes_on_with_it(tmp_path):
+    def job(name):
+        learn = learner(tmp_path / name, valid=True)
+        learn.loss_func = Centred()
+        return learn
+
+    whole = job("whole")
+    whole.fit(3)
+    expected = end_of(whole)
+    job("run").fit(2)
+    again = job("run")
+    again.fit(3, resume=True)
+    assert equal(end_of(again), expected)
+    other = learner(tmp_path / "run", valid=True)
+    with pytest.raises(ValueError, match=r"saved with centre of shape \(3,\), the loss has None now: the same loss is"):
+        other.fit(3, resume=True)
+
+
+@pytest.mark.parametrize("point", ["before_batch", "after_predict", "after_batch"])
+def test_stop_at_any_point_of_a_batch_then_that_batch_is_done_and_a_resume_goes_on_behind_it(point, tmp_path):
+    class Stop(Callback):
+        pass
+
+    def stop(self, learn):
+        if (learn.epoch, learn.iter) == (1, 2):
+            learn.stop("enough", outcome="resumable")
+
+    setattr(Stop, point, stop)
+    whole = learner(tmp_path / "whole")
+    whole.fit(3)
+    expected = end_of(whole)
+    learner(tmp_path / "run", [Stop()]).fit(3)
+    assert saved(tmp_path / "run")[-1] == (8, 1, 3)
+    again = learner(tmp_path / "run")
+    again.fit(3, resume=True)
+    assert equal(end_of(again), expected)
 
 
 class End(Callback):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -30,6 +31,20 @@ def test_a_folder_of_classes_then_a_fifth_is_validated_on(tmp_path):
     data = build_job(options("--data", f"folder:{tmp_path}", "--size", "12")).data
     assert (len(data.train), len(data.valid), data.test) == (12, 3, None)
     assert (data.classes, data.input_shape) == (CLASSES, (3, 12, 12))
+
+
+def test_a_folder_with_train_and_test_then_a_fifth_of_train_is_validated_on(tmp_path):
+    for part, n in (("train", 5), ("test", 2)):
+        for name in ("bag", "coat"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(n):
+                picture(tmp_path / part / name / f"{i}.png", mode="RGB")
+    data = build_job(options("--data", f"folder:{tmp_path}")).data
+    assert (len(data.train), len(data.valid), len(data.test), data.classes) == (8, 2, 4, ["bag", "coat"])
+
+
+def test_options_when_a_path_begins_with_a_tilde_then_it_is_the_home():
+    assert options("--folder=~/runs/a").folder == Path.home() / "runs" / "a"
 
 
 def test_a_folder_with_train_val_and_test_then_these_are_taken(tmp_path):

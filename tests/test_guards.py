@@ -27,7 +27,7 @@ from ignite_trainer import (
     accuracy,
 )
 from ignite_trainer.handlers.state_files import load_checkpoint
-from tests.tiny import blobs, dropout_net, mlp, same_state
+from tests.tiny import Centred, blobs, dropout_net, mlp, same_state
 
 
 def batches(n=50, **how):
@@ -244,19 +244,6 @@ def test_nan_guard_when_a_batch_has_ignored_labels_alone_then_lets_it_pass(n):
     learn = learner([NaNGuard("raise", every_steps=1)], train=list(zip(x.split(n), y.split(n), strict=True)))
     learn.fit(2)
     assert learn.step == 8
-
-
-class Centred(nn.Module):
-    """A loss that follows the mean of the predictions, as one with a centre or a memory does."""
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("centre", torch.zeros(3))
-
-    def forward(self, preds, y):
-        if torch.is_grad_enabled():
-            self.centre.mul_(0.9).add_(preds.detach().mean(0), alpha=0.1)
-        return nn.functional.cross_entropy(preds - self.centre, y)
 
 
 def test_nan_guard_when_it_skips_then_buffers_of_the_loss_are_put_back_too():

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -154,3 +155,11 @@ def test_image_folder_has_a_class_a_folder(tmp_path):
 def test_image_folder_when_there_is_none_says_what_it_takes(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"takes a folder .* for each class; {tmp_path}/nowhere is no folder"):
         image_folder(tmp_path / "nowhere")
+
+
+def test_image_folder_of_16_bits_of_grey_then_keeps_their_upper_8(tmp_path):
+    for name, value in (("dark", 10_000), ("light", 50_000)):
+        (tmp_path / name).mkdir()
+        Image.fromarray(np.full((4, 4), value, np.uint16)).save(tmp_path / name / "a.png")
+    images = image_folder(tmp_path)
+    assert [(image.mode, image.getpixel((0, 0))[0]) for image, _ in images] == [("RGB", 39), ("RGB", 195)]

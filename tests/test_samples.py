@@ -294,3 +294,30 @@ def test_dataset_without_length_or_items_is_refused_with_the_way_out(dataset):
 def test_empty_dataset_is_refused():
     with pytest.raises(ValueError, match="a loader gives batches of at least one sample; got a dataset of 0: add some"):
         SampleLoader([])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_samples_of_two_shapes_when_they_are_joined_then_both_are_named(workers):
+    data = [(torch.zeros(1, 4, 4), 0), (torch.zeros(1, 4, 4), 1), (torch.zeros(3, 4, 5), 1)]
+    with pytest.raises(SampleError, match=r"sample 0 has \(1, 4, 4\), sample 2 has \(3, 4, 5\): resize them"):
+        list(SampleLoader(data, 3, num_workers=workers))
+
+
+class Blocked(Dataset):
+    """Which of the two signals wait in the process that reads, from its beginning on."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        return torch.tensor([signal.SIGINT in blocked, signal.SIGUSR1 in blocked])
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_signals_when_workers_are_started_then_wait_in_these_and_not_in_the_main_process(method):
+    loader = SampleLoader(Blocked(), 2, num_workers=1)
+    loader.stock.multiprocessing_context = method
+    (batch,) = loader
+    assert batch.all()
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())

@@ -27,6 +27,7 @@ from ignite_trainer import (
     NaNGuard,
     OverfitBatch,
     RunFiles,
+    SampleLoader,
     Schedule,
     TensorBoard,
     TensorLoader,
@@ -222,6 +223,39 @@ def test_packed_sequence_when_it_is_moved_then_its_sizes_stay_on_the_cpu():
     packed = on_device(pack_sequence([torch.rand(3, 2), torch.rand(2, 2)]), torch.device("meta"))
     assert packed.data.device.type == "meta"
     assert packed.batch_sizes.device.type == "cpu"
+
+
+@pytest.mark.parametrize("stock", [True, False])
+def test_evaluate_of_the_loader_that_trains_when_its_workers_live_on_then_the_epoch_goes_on(stock):
+    class Evaluates(Callback):
+        def after_batch(self, learn):
+            if learn.in_fit and learn.iter == 1 and learn.engine.training:
+                losses.append(learn.evaluate(learn.train_dl)["loss"])
+                losses.append(len(learn.predict(learn.train_dl)))
+
+    losses, how = [], {"num_workers": 1, "persistent_workers": True}
+    data = TensorDataset(X, Y)
+    dl = DataLoader(data, 8, **how) if stock else SampleLoader(data, 8, **how)
+    learn = learner([Evaluates()], data=(dl, None))
+    learn.fit(1)
+    assert (learn.step, losses[1]) == (5, 40)
+
+
+def test_one_cycle_of_a_kept_optimizer_when_a_cycle_has_ended_before_then_rises_as_high_again():
+    model = mlp()
+    learn = learner([Schedule(one_cycle())], model=model, optimizer=optim.SGD(model.parameters(), 0.1, momentum=0.9))
+    rates, highest = [], []
+
+    class Rates(Callback):
+        def after_step(self, learn):
+            rates.append(learn.opt.param_groups[0]["lr"])
+
+    learn.cbs.append(Rates())
+    for _ in range(3):
+        rates.clear()
+        learn.fit(2)
+        highest.append(max(rates))
+    assert highest == [highest[0]] * 3
 
 
 def test_check_when_the_dataset_is_iterable_then_its_batches_are_read():

@@ -86,3 +86,16 @@ def count_calls(job, of=None):
         sys.setprofile(None)
         gc.enable()
     return count
+
+
+class Centred(nn.Module):
+    """A loss that follows the mean of the predictions, as one with a centre or a memory does."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("centre", torch.zeros(3))
+
+    def forward(self, preds, y):
+        if torch.is_grad_enabled():
+            self.centre.mul_(0.9).add_(preds.detach().mean(0), alpha=0.1)
+        return nn.functional.cross_entropy(preds - self.centre, y)

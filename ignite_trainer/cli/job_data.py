@@ -21,6 +21,7 @@ from .options import Options
 
 __all__ = ["JobData", "image_transform", "load_data"]
 
+_PARTS = ("valid", "val", "validation"), ("test",)
 _VALID_PART = 0.2  # of images that have no validation set of their own
 
 
@@ -110,19 +111,20 @@ def _folder(folder: Path, options: Options) -> tuple[Any, Any, Any]:
         except FileNotFoundError as error:  # torchvision's own, of classes without an image, names all of them
             raise UserMistake(f"--data: {str(error)[:300]}") from error
 
-    valid = next((folder / name for name in ("valid", "val") if (folder / name).is_dir()), None)
-    if valid is None or not (folder / "train").is_dir():
+    if not (folder / "train").is_dir() or not any(path.is_dir() for path in (folder / "train").iterdir()):
         return *_two_parts(images(folder), options), None  # type: ignore[return-value]  # mypy takes None for theirs
-    parts = [images(folder / "train"), images(valid)]
-    if (folder / "test").is_dir():
-        parts.append(images(folder / "test"))
-    for part in parts[1:]:
-        if part.classes != parts[0].classes:
+    train = images(folder / "train")
+    others = [next((folder / name for name in names if (folder / name).is_dir()), None) for names in _PARTS]
+    valid, test = (None if path is None else images(path) for path in others)
+    for part in (valid, test):
+        if part is not None and part.classes != train.classes:
             raise UserMistake(
                 f"--data: train, valid and test have the same folders of classes; {part.root} has "
-                f"{', '.join(part.classes)}, {parts[0].root} has {', '.join(parts[0].classes)}"
+                f"{', '.join(part.classes)}, {train.root} has {', '.join(train.classes)}"
             )
-    return parts[0], parts[1], parts[2] if len(parts) > 2 else None
+    if valid is None:
+        train, valid = _two_parts(train, options)
+    return train, valid, test
 
 
 def _two_parts(images: Any, options: Options) -> list[Subset[Any]]:

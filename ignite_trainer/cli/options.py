@@ -166,8 +166,13 @@ def parse_options(words: Sequence[str], *, prog: str, description: str) -> Given
         name = option.name.replace("_", "-")
         if name in flags or f"no-{name}" in flags:
             origins[option.name] = "flag"
-    check(parsed.job)
-    return Given(parsed.job, origins)
+    paths = {name: getattr(parsed.job, name) for name in ("images", "folder")}
+    at_home: dict[str, Any] = {
+        name: path and path.expanduser() for name, path in paths.items()
+    }  # ~ in YAML and after =
+    job = dataclasses.replace(parsed.job, **at_home)
+    check(job)
+    return Given(job, origins)
 
 
 def check(options: Options) -> None:

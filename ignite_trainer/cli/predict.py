@@ -12,7 +12,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from ..data.csv_images import open_image
+from ..data.csv_images import as_rgb, open_image
 from ..devices import pick_device
 from ..vision import import_torchvision
 from .job_data import image_transform, load_data
@@ -116,7 +116,7 @@ def _input(file: Path, to_input: Callable[[Any], Tensor], run: Run) -> Tensor:
         raise UserMistake(f"{file} is not an image that can be read: {error}") from error
     n_channels = run.input_shape[0]
     if (n_channels == 3) != (image.mode == "RGB"):
-        image = image.convert("RGB" if n_channels == 3 else "L")
+        image = as_rgb(image) if n_channels == 3 else image.convert("L")
     x = to_input(image)
     if tuple(x.shape) != run.input_shape:
         raise UserMistake(f"{file} gives an input of shape {tuple(x.shape)}; the model takes {run.input_shape}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -128,7 +128,8 @@ def _run(given: Given, *, resume: bool) -> int:
         if stopped.code == EXIT_RESUMABLE and is_main():
             print(f"go on with: ignite-trainer resume {learn.folder}", file=sys.stderr, flush=True)
         raise
-    say(*_end(job))
+    for line in _end(job):
+        say(line)
     return 1 if learn.outcome == "broken" else 0
 
 
@@ -167,15 +168,15 @@ def _chosen(given: Given) -> dict[str, Any]:
     }
 
 
-def _end(job: Job) -> list[str]:
+def _end(job: Job) -> Iterator[str]:
     """What is said when a run is over: a table of the epochs that count, the test, and where all of it is."""
     learn = job.learn
     rows = [row for row in learn.history if not math.isnan(row["valid_loss"])]
     best = min(rows, key=lambda row: row["valid_loss"], default=None)
-    lines = ["", f"{'':12}{'epoch':>7}{'step':>9}{'training loss':>15}{'loss':>9}{'accuracy':>10}"] if rows else []
+    yield from ["", f"{'':12}{'epoch':>7}{'step':>9}{'training loss':>15}{'loss':>9}{'accuracy':>10}"] if rows else []
     for name, row in (("best epoch", best), ("last epoch", rows[-1] if rows else None)):
         if row is not None:
-            lines.append(
+            yield (
                 f"{name:12}{row['epoch'] + 1:>7}{row['step']:>9}{row['train_loss']:>15.4f}{row['valid_loss']:>9.4f}"
                 f"{row['valid_accuracy']:>10.2%}"
             )
@@ -184,7 +185,8 @@ def _end(job: Job) -> list[str]:
     if job.data.test is not None and best is not None and written:
         if is_main():
             load_weights(learn.model, weights_file(learn.folder))
-        test = learn.evaluate(loader_of(job.data.test, job.options))
-        lines.append(f"{'test, best':12}{'':31}{test['loss']:>9.4f}{test['accuracy']:>10.2%}")
+        with mistakes(f"the test data (the run is whole, in {learn.folder})"):
+            test = learn.evaluate(loader_of(job.data.test, job.options))
+        yield f"{'test, best':12}{'':31}{test['loss']:>9.4f}{test['accuracy']:>10.2%}"
     shown = learn.folder if job.options.folder else learn.folder.parent  # runs, where all that nobody named are
-    return [*lines, "", f"the run: {learn.folder}", f"the dashboard: tensorboard --logdir {shown}"]
+    yield from ["", f"the run: {learn.folder}", f"the dashboard: tensorboard --logdir {shown}"]

@@ -159,6 +159,20 @@ def _is_integer(label: str) -> bool:
     return label.removeprefix("-").isdecimal()
 
 
+def open_rgb(path: str | Path) -> Image.Image:
+    """The image in RGB; of 16 bits of grey the upper 8."""
+    return as_rgb(open_image(Path(path)))
+
+
+def as_rgb(image: Image.Image) -> Image.Image:
+    """What ``open_image`` gave, in RGB; PIL alone would cut grey of 16 bits off at 255."""
+    from PIL import Image
+
+    if image.mode == "F":
+        image = Image.fromarray((np.asarray(image).clip(0, 1) * 255).round().astype(np.uint8))
+    return image.convert("RGB")
+
+
 def open_image(path: Path) -> Image.Image:
     """The image in one of four modes: L, F (16 bits of grey, from 0 to 1), or RGB."""
     from PIL import Image

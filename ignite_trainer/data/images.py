@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.error import URLError
 
 from ..vision import import_torchvision
+from .csv_images import open_rgb
 
 if TYPE_CHECKING:
     from torchvision.datasets import MNIST, FashionMNIST, ImageFolder
@@ -117,7 +118,7 @@ def image_folder(
     """
     if not Path(root).is_dir():
         raise FileNotFoundError(f"image_folder takes a folder that has one folder for each class; {root} is no folder")
-    return import_torchvision().datasets.ImageFolder(root, transform=transform)
+    return import_torchvision().datasets.ImageFolder(root, transform=transform, loader=open_rgb)
 
 
 def _prepare(

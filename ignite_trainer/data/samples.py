@@ -4,11 +4,14 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Any, NamedTuple
 
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
+from ..nests import tensors_in
 from ..rng import hash_seed, rng_kept, seed_sample
 from .order import BatchOrder, OrderedLoader
 
@@ -86,7 +89,7 @@ class SampleLoader(OrderedLoader):
         self.seed_samples = seed_samples
         self._places = _Places(order)
         self._generator = torch.Generator()  # the DataLoader draws its workers' seed from it, not from the global one
-        self._loader = DataLoader(
+        self.stock = DataLoader(
             _Batches(dataset, seed if seed_samples else None, collate_fn or default_collate),
             batch_sampler=self._places,
             num_workers=num_workers,
@@ -100,7 +103,12 @@ class SampleLoader(OrderedLoader):
     def __iter__(self) -> Iterator[Any]:
         self._places.begin = epoch, _ = self.order.advance()
         self._generator.manual_seed(hash_seed(self.order.seed, epoch))
-        return iter(self._loader)
+        if not self.stock.num_workers:
+            return iter(self.stock)
+        if (self.stock.multiprocessing_context or multiprocessing).get_start_method() != "fork":
+            resource_tracker.ensure_running()  # its start, of Python 3.11, lets SIGINT through again
+        with _signals_wait():
+            return iter(self.stock)
 
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "seed_samples": self.seed_samples}
@@ -142,11 +150,25 @@ class _Batches(Dataset[Any]):
 
     def __getitems__(self, place: _Place) -> Any:
         if self.seed is None:
-            return self.collate([self._sample(place, index) for index in place.indices])
+            return self._collated([self._sample(place, index) for index in place.indices], place)
         with rng_kept(cuda=False):
             samples = [self._seeded_sample(place, index, self.seed) for index in place.indices]
             seed_sample(self.seed, place.epoch, -1 - place.batch)  # MixUp draws here; no sample has a negative index
+            return self._collated(samples, place)
+
+    def _collated(self, samples: list[Any], place: _Place) -> Any:
+        try:
             return self.collate(samples)
+        except RuntimeError as error:
+            shapes = [[tuple(tensor.shape) for _, tensor in tensors_in(sample)] for sample in samples]
+            other = next((i for i, shape in enumerate(shapes) if shape != shapes[0]), 0)
+            if not other:
+                raise
+            first, second = (" and ".join(map(str, shapes[i])) for i in (0, other))
+            raise SampleError(
+                f"samples of one batch have one shape; sample {place.indices[0]} has {first}, sample "
+                f"{place.indices[other]} has {second}: resize them in the transform, or with --size"
+            ) from error
 
     def _seeded_sample(self, place: _Place, index: int, seed: int) -> Any:
         seed_sample(seed, place.epoch, index)
@@ -159,6 +181,16 @@ class _Batches(Dataset[Any]):
             raise SampleError(
                 f"sample {index} of the dataset cannot be read (epoch {place.epoch}, batch {place.batch}): {error!r}"
             ) from error
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """In here SIGINT and SIGUSR1 wait, also for the workers that are started, which go on so until they ignore them."""
+    former = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGUSR1))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
 
 class _WorkerInit:
