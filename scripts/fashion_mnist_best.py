@@ -39,6 +39,8 @@ class Options:
     """training images kept back to choose settings by; the test images then stay untouched"""
     images: int = 60_000
     """training images to use, of 60,000"""
+    test_images: int = 10_000
+    """test images to look at, of 10,000"""
     threads: int = 2
     """cores to use; 1 where other programs use them too, as threads that wait for each other waste time"""
     root: str = "data"
@@ -104,7 +106,8 @@ def main(options: Options) -> None:
     )
     learn.fit(options.epochs)
     if not options.validation:
-        test_dl = TensorLoader(test.data, test.targets, batch_size=500, **pixels)
+        n = options.test_images
+        test_dl = TensorLoader(test.data[:n], test.targets[:n], batch_size=500, **pixels)
         print(f"Test Accuracy: {learn.evaluate(test_dl)['accuracy']:.2%}")
     wall, cpu = time.perf_counter() - began, time.process_time() - cpu_began
     print(f"{wall:.0f} seconds, {cpu:.0f} of processor time")

@@ -248,6 +248,20 @@ def test_resume_with_a_loss_that_has_a_state_then_it_goes_on_with_it(tmp_path):
         other.fit(3, resume=True)
 
 
+def test_resume_with_two_checkpoints_then_the_second_keeps_its_best(tmp_path):
+    def job():
+        learn = learner(tmp_path / "run", valid=True)
+        learn.cbs.append(Checkpoint(tmp_path / "other", monitor="valid_loss"))
+        return learn
+
+    job().fit(2)
+    best = (tmp_path / "other" / "checkpoints" / "best.pt").read_bytes()
+    again = job()
+    again.fit(2, resume=True)
+    assert (tmp_path / "other" / "checkpoints" / "best.pt").read_bytes() == best
+    assert steps_saved(tmp_path / "other") == [5, 10]
+
+
 @pytest.mark.parametrize("point", ["before_batch", "after_predict", "after_batch"])
 def test_stop_at_any_point_of_a_batch_then_that_batch_is_done_and_a_resume_goes_on_behind_it(point, tmp_path):
     class Stop(Callback):

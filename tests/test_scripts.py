@@ -39,7 +39,7 @@ def test_train_fashion_mnist_when_run_then_prints_the_documents_lines_and_writes
 
 
 def test_fashion_mnist_best_when_run_on_few_images_then_reports_the_test_accuracy(tmp_path, fashion_mnist_root):
-    few = "--images", "512", "--epochs", "2", "--threads", "1"
+    few = "--images", "512", "--test-images", "500", "--epochs", "2", "--threads", "1"
     done = run("fashion_mnist_best.py", *few, "--root", str(fashion_mnist_root), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     *epochs, test, seconds = done.stdout.splitlines()

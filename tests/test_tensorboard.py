@@ -393,3 +393,15 @@ def test_dashboard_when_a_callback_evaluates_then_shows_the_validation_alone(tmp
         for name in ("looked", "plain")
     ]
     assert pictures_of_both[0] == pictures_of_both[1]
+
+
+def test_tensorboard_when_a_finished_run_is_resumed_then_its_files_stay_as_they_are(tmp_path):
+    def job():
+        return learner([TensorBoard(), Checkpoint()], folder=tmp_path)
+
+    job().fit(2)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    again = job()
+    again.fit(2, resume=True)
+    assert again.stop_reason.startswith("finished before")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before

@@ -192,7 +192,8 @@ class Checkpoint(Callback):
         """What lies in the folder and is not of this run: a later resume would go on from it, as its steps are more."""
         folder, origin = self.folder(learn), learn.resumed_from
         files = sorted(folder.glob("step-*.pt"))
-        if origin is not None and origin.parent.resolve() == folder.resolve():
+        of_this_run = [cb.folder(learn).resolve() for cb in learn.cbs if isinstance(cb, Checkpoint)]
+        if origin is not None and origin.parent.resolve() in of_this_run:
             files = [path for path in files if path.name > origin.name]
         else:
             files += folder.glob("best.pt")

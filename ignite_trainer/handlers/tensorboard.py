@@ -86,7 +86,8 @@ class TensorBoard(Callback):
     def before_fit(self, learn: Any) -> None:
         """Open the event file; a fresh run begins with its values, its hparams and the layout of its charts."""
         self._folder = Path(self.folder or learn.folder)
-        self.events = EventFile(self._folder, step=learn.step, enabled=is_main())
+        is_over = bool(learn.stop_reason)  # a finished run that is resumed: nothing is added to it
+        self.events = EventFile(self._folder, step=learn.step, enabled=is_main() and not is_over)
         self.validation, self._names, self._shown = None, class_names(learn.dls), bool(learn.step)
         self._read_at, self._parameters = learn.step, list(learn.model.parameters())
         if not learn.step:
