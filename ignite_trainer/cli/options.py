@@ -167,10 +167,8 @@ def parse_options(words: Sequence[str], *, prog: str, description: str) -> Given
         if name in flags or f"no-{name}" in flags:
             origins[option.name] = "flag"
     paths = {name: getattr(parsed.job, name) for name in ("images", "folder")}
-    at_home: dict[str, Any] = {
-        name: path and path.expanduser() for name, path in paths.items()
-    }  # ~ in YAML and after =
-    job = dataclasses.replace(parsed.job, **at_home)
+    paths = {name: path and path.expanduser() for name, path in paths.items()}  # no shell does it in YAML, or behind =
+    job = dataclasses.replace(parsed.job, **paths)
     check(job)
     return Given(job, origins)
 

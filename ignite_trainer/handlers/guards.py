@@ -68,8 +68,9 @@ class NaNGuard(Callback):
         if learn.engine.training and self.action != "skip":
             loss = learn.loss.detach()
             if self._may_be_of_none:  # of a batch of ignored labels alone it is NaN, and weighs nothing
-                n = torch.as_tensor(learn.train_loss.size(learn.preds, learn.batch[1]), device=loss.device)
-                loss = loss.where(n > 0, 0.0)
+                n = learn.train_loss.size(learn.preds, learn.batch[1])
+                weighs = n > 0 if isinstance(n, Tensor) else loss.new_full((), n > 0, dtype=torch.bool)
+                loss = loss.where(weighs, 0.0)
             self._losses.append((learn.epoch, learn.iter, loss))
             if len(self._losses) >= self.every_steps:
                 self._look(learn)
