@@ -58,12 +58,13 @@ def _apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
     apart: dict[str, Tensor] = {}
     places, memories = set[Any](), set[Any]()
     for name, tensor in state.items():
-        if _place(tensor) in places:  # tied
+        place = _place(tensor)
+        memory = place[:2]
+        if place in places:  # tied
             continue
-        memory = _place(tensor)[:2]
         is_own = memory not in memories and tensor.is_contiguous()
         apart[name] = tensor if is_own else tensor.detach().clone(memory_format=torch.contiguous_format)
-        places.add(_place(tensor))
+        places.add(place)
         memories.add(memory)
     return apart
 

@@ -191,7 +191,7 @@ class Checkpoint(Callback):
     def _left_over(self, learn: Any) -> list[Path]:
         """What lies in the folder and is not of this run: a later resume would go on from it, as its steps are more."""
         folder, origin = self.folder(learn), learn.resumed_from
-        files = sorted(folder.glob("step-*.pt"))
+        files = newest_first(folder)
         of_this_run = [cb.folder(learn).resolve() for cb in learn.cbs if isinstance(cb, Checkpoint)]
         if origin is not None and origin.parent.resolve() in of_this_run:
             files = [path for path in files if path.name > origin.name]
