@@ -45,6 +45,7 @@ def snapshot(learn: Any, *, done: bool = False, of_all_ranks: bool = True) -> di
 
 def _snapshot(learn: Any, done: bool) -> dict[str, Any]:
     mid_epoch = learn.in_training_epoch
+    epoch_start = learn.epoch_start if mid_epoch else None
     scaler = learn.scaler
     return {
         "format": 1,
@@ -66,9 +67,9 @@ def _snapshot(learn: Any, done: bool) -> dict[str, Any]:
         "results": dict(learn.results),
         "train_loss": learn.train_loss.state() if mid_epoch else None,
         "options": _options(learn),
-        "train": _loader_state(learn.train_dl, mid_epoch),
-        "valid": _loader_state(learn.valid_dl, False),
-        "epoch_start": learn.epoch_start if mid_epoch else None,
+        "train": _loader_state(learn.train_dl, epoch_start),
+        "valid": _loader_state(learn.valid_dl),
+        "epoch_start": epoch_start,
         "rng": get_rng_state(),
     }
 
@@ -93,8 +94,8 @@ def restore(learn: Any, state: dict[str, Any]) -> None:
         learn.train_loss.load(state["train_loss"], learn.device)
     for dl, saved in ((learn.train_dl, state["train"]), (learn.valid_dl, state["valid"])):
         if isinstance(dl, OrderedLoader):
-            if not progress["batch"] or dl is not learn.train_dl:
-                dl.set_epoch(saved["epoch"])
+            is_begun = bool(progress["batch"]) and dl is learn.train_dl
+            dl.set_epoch(saved.get("next_epoch", saved["epoch"] + is_begun))  # it was not saved at first
         else:
             _set_generators(dl, saved["generators"])
     set_rng_state(state["rng"])
@@ -110,6 +111,7 @@ class Resumption:
     def __init__(self, learn: Any):
         self.learn = learn
         self._state: dict[str, Any] | None = None
+        learn.trainer.before_loader = self._remember_epoch_start
 
     def find(self, resume: bool | str | Path) -> tuple[dict[str, Any], Path] | None:
         """The state to go on from, this rank's, and its file, if asked for; None: the fit begins anew.
@@ -125,7 +127,6 @@ class Resumption:
             raise TypeError(f"resume is True, False, or a path; got {resume!r}")
         learn = self.learn
         checkpoint = next((cb for cb in learn.cbs if hasattr(cb, "find_state")), None)
-        learn.trainer.before_loader = None if checkpoint is None else self._remember_epoch_start
         if resume is False:
             return None
         if checkpoint is None:
@@ -179,12 +180,12 @@ class MidEpoch:
 
     def begin(self, epochs: Any) -> Iterator[Any]:
         """The rest of the epoch's batches; everything is as it was once the iterator is made."""
-        done, loader = self.state["progress"]["batch"], epochs.loader
+        done, loader, start = self.state["progress"]["batch"], epochs.loader, self.state["epoch_start"]
         if isinstance(loader, OrderedLoader):
-            loader.seek(self.state["train"]["epoch"], done)
+            start = {"epoch": self.state["train"]["epoch"]}
+            loader.seek(start["epoch"], done)
             batches: Iterator[Any] = iter(loader)
         else:
-            start = self.state["epoch_start"]
             _set_generators(loader, start["generators"])
             set_rng_state(start["rng"])
             batches = epochs.begin()
@@ -195,15 +196,15 @@ class MidEpoch:
                         f"gives {i}: the same data and batch_size are needed to resume"
                     )
         self.learn.trainer.place = done - 1
-        self.learn.epoch_start = self.state["epoch_start"]
+        self.learn.epoch_start = start
         restore(self.learn, self.state)
         return batches
 
 
-def epoch_start(loader: Any) -> dict[str, Any] | None:
-    """What a loader's order depends on, just before it is iterated; None for one that seeks."""
+def epoch_start(loader: Any) -> dict[str, Any]:
+    """What a loader's order depends on, just before it is iterated: a callback that iterates it later moves that."""
     if isinstance(loader, OrderedLoader):
-        return None
+        return {"epoch": loader.order.epoch}
     return {"rng": get_rng_state(), "generators": [generator.get_state() for generator in _generators(loader)]}
 
 
@@ -291,10 +292,11 @@ def _options(learn: Any) -> dict[str, Any]:
     }
 
 
-def _loader_state(loader: Any, mid_epoch: bool) -> dict[str, Any]:
+def _loader_state(loader: Any, begun: dict[str, Any] | None = None) -> dict[str, Any]:
     state: dict[str, Any] = {"identity": loader_identity(loader)}
     if isinstance(loader, OrderedLoader):
-        return {**state, "epoch": loader.order.epoch - mid_epoch}
+        following = loader.order.epoch
+        return {**state, "epoch": following if begun is None else begun["epoch"], "next_epoch": following}
     return {**state, "generators": [generator.get_state() for generator in _generators(loader)]}
 
 

@@ -28,6 +28,24 @@ def test_resume_from_every_checkpoint_of_a_run_then_the_end_has_the_same_bits(na
         assert equal(end_of(resumed), expected), path.name
 
 
+@pytest.mark.parametrize("name", ["tensors", "samples", "stock", "stock, own generator"])
+def test_resume_when_a_callback_looks_into_the_training_loader_then_the_end_has_the_same_bits(name, tmp_path):
+    class Look(Callback):
+        def after_batch(self, learn):
+            if learn.model.training and learn.iter == 1 and learn.epoch != 1:
+                next(iter(learn.train_dl))
+
+    whole = make(name, tmp_path / "whole", keep=1000)
+    whole.cbs.append(Look())
+    whole.fit(N_EPOCHS)
+    expected = end_of(whole)
+    for path in sorted((tmp_path / "whole" / "checkpoints").glob("step-*.pt")):
+        resumed = make(name, tmp_path / path.stem)
+        resumed.cbs.append(Look())
+        resumed.fit(N_EPOCHS, resume=path)
+        assert equal(end_of(resumed), expected), path.name
+
+
 def test_resume_when_nothing_was_saved_yet_then_begins_from_the_start(tmp_path):
     ends = []
     for resume in (False, True):

@@ -124,14 +124,13 @@ def _report(
     state["rng"]["torch"] = generator
     if on_device is not None:
         state["rng"]["cuda"][learn.device.index or 0] = on_device
-    loader = learn.train_dl if engine.training else learn.valid_dl
     found = next((cb.found for cb in learn.cbs if isinstance(cb, NaNGuard) and cb.found is not None), None)
     return {
         "format": "crash 1",
         "phase": engine.phase,
         "epoch": learn.epoch,
         "batch": engine.place,
-        "samples": _samples(learn, loader, engine.place),
+        "samples": _samples(learn, engine.place, training=engine.training),
         "inputs": _plain(batch),
         "step_taken": learn.step > step,
         "error": {
@@ -145,17 +144,19 @@ def _report(
 
 
 def _first_bad(learn: Any, epoch: int, batch: int) -> dict[str, Any]:
-    return {"epoch": epoch, "batch": batch, "samples": _samples(learn, learn.train_dl, batch)}
+    return {"epoch": epoch, "batch": batch, "samples": _samples(learn, batch, training=True)}
 
 
-def _samples(learn: Any, loader: Any, batch: int) -> list[int] | None:
+def _samples(learn: Any, batch: int, *, training: bool) -> list[int] | None:
     """Which samples this rank has of a batch of the epoch that is running."""
+    loader = learn.train_dl if training else learn.valid_dl
     if not isinstance(loader, OrderedLoader):
         return None
+    epoch = learn.epoch_start["epoch"] if training else loader.order.epoch - 1
     order = copy.copy(loader.order)  # the loader is whole again by now
     if learn.ranks is not None:
         order.shard(learn.ranks.rank, learn.ranks.world)
-    samples: list[int] = order.indices(order.epoch - 1)[order.share(batch)].tolist()
+    samples: list[int] = order.indices(epoch)[order.share(batch)].tolist()
     return samples
 
 
