@@ -8,11 +8,44 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["DamagedFile", "read_verified", "remove_with_sum", "set_aside", "sum_file", "write_aside", "write_whole"]
+__all__ = ["Aside", "DamagedFile", "read_verified", "remove_with_sum", "sum_file", "write_aside", "write_whole"]
 
 
 class DamagedFile(ValueError):
     """A file whose content is not what was written."""
+
+
+class Aside:
+    """Where the handlers of one fit put the files that an earlier fit has left in its folder.
+
+    >>> Aside().move([], Path("runs/mlp"))
+    """
+
+    def __init__(self) -> None:
+        self._places: dict[Path, Path] = {}
+
+    def move(self, paths: Iterable[Path], folder: Path) -> Path | None:
+        """Move files into ``earlier-1``, ``earlier-2``, … below a folder, all of this fit into the same one.
+
+        Args:
+            paths: files; none makes no folder.
+            folder: they are in.
+
+        Returns:
+            Where they are now; None: there were none.
+        """
+        paths = list(paths)
+        if not paths:
+            return None
+        if folder not in self._places:
+            numbers = [path.name.removeprefix("earlier-") for path in folder.glob("earlier-*")]
+            newest = max((int(number) for number in numbers if number.isdecimal()), default=0)
+            self._places[folder] = folder / f"earlier-{newest + 1}"
+        earlier = self._places[folder]
+        earlier.mkdir(exist_ok=True)
+        for path in paths:
+            path.replace(earlier / path.name)
+        return earlier
 
 
 class _Summed:
@@ -110,17 +143,6 @@ def read_verified(path: Path) -> bytes:
     if hashlib.sha256(content).hexdigest() not in sums:
         raise DamagedFile(f"{path} is not what was written there: its sha256 is not that in {sum_file(path).name}")
     return content
-
-
-def set_aside(paths: Iterable[Path], folder: Path) -> None:
-    """Move files of an earlier fit into ``earlier-1``, ``earlier-2``, … below this folder; none makes no folder."""
-    paths = list(paths)
-    if paths:
-        numbers = [path.name.removeprefix("earlier-") for path in folder.glob("earlier-*")]
-        earlier = folder / f"earlier-{1 + max((int(number) for number in numbers if number.isdecimal()), default=0)}"
-        earlier.mkdir()
-        for path in paths:
-            path.replace(earlier / path.name)
 
 
 def remove_with_sum(path: Path) -> None:

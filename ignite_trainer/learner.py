@@ -25,6 +25,7 @@ from .engines import CancellableEngine, always
 from .epochs import check_loader, first_batch, pair_of_loaders, refuse_one_shot, rereadable
 from .events import Scope, TrainEvents
 from .export import export_model, load_weights, save_weights
+from .files import Aside
 from .first_batch import FirstBatchChecks
 from .gradients import GradientWindow, check_gradient_options, window_for
 from .learner_metrics import attach_metrics, metrics_from
@@ -88,6 +89,7 @@ class Learner:
         resumed_from: the checkpoint that this fit goes on from; None: it began anew.
         stop_reason: why the last fit ended before its time, in one line; empty if it did not.
         results: the last validation's means.
+        aside: where handlers of this fit put files that an earlier one has left in its folder.
         history: a dict for each epoch of this fit: epoch, step, train_loss, valid_loss, valid_<metric>, lr, seconds.
 
     Raises:
@@ -526,6 +528,7 @@ class Learner:
         self.results: dict[str, float] = {}
         self.stop_reason, self.outcome = "", "finished"
         self.resumed_from: Path | None = None
+        self.aside = Aside()
 
     @contextmanager
     def _fitting(self) -> Iterator[None]:

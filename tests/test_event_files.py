@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.tensorboard import SummaryWriter
 
-from ignite_trainer.files import set_aside
+from ignite_trainer.files import Aside
 from ignite_trainer.handlers.event_files import EventFile, event_files, truncate_events
 from tests.event_records import all_steps, scalars
 
@@ -66,7 +66,7 @@ def test_truncate_events_when_there_are_files_of_a_user_then_leaves_them_alone(t
         own.add_scalar("mine", 1.0, 7)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     truncate_events(tmp_path, 1)
-    set_aside(event_files(tmp_path), tmp_path)
+    Aside().move(event_files(tmp_path), tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_model
 from torch import nn, optim
 
-from ignite_trainer import Callback, Learner
+from ignite_trainer import Callback, Checkpoint, Learner, TensorBoard
 from ignite_trainer.handlers.run_files import RunFiles
 from tests.test_handlers import Values, batches, learner
 from tests.tiny import mlp, same_state
@@ -46,6 +46,39 @@ def test_run_files_when_a_fit_ran_then_hold_its_values_history_and_best_weights(
     ]
     modes = {path.stat().st_mode for path in (tmp_path / "run").iterdir()}
     assert len(modes) == 1  # whoever may read one may read all
+
+
+def test_run_files_when_a_fit_begins_anew_in_a_used_folder_then_all_of_the_earlier_one_is_kept_together(tmp_path):
+    def files(folder):
+        return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+    def fit(n_epochs, resume=False):
+        learner([RunFiles(), TensorBoard(), Checkpoint()], folder=tmp_path).fit(n_epochs, resume=resume)
+        return files(tmp_path)
+
+    first, second = fit(1), fit(2)
+    third = fit(3, resume=True)
+    fourth = fit(1)
+    assert files(tmp_path / "earlier-1") == first
+    assert files(tmp_path / "earlier-2") == third
+    assert not (tmp_path / "earlier-3").exists()
+    names = ["config.yaml", "history.csv", "model.safetensors", "report.png"]
+    for run, n_event_files in ((first, 1), (second, 1), (third, 2), (fourth, 1)):
+        assert [name for name in sorted(run) if not name.startswith("events.")] == names
+        assert len(run) == len(names) + n_event_files
+
+
+def test_run_files_when_the_earlier_ones_cannot_be_set_aside_then_warns_and_the_run_goes_on(tmp_path, caplog):
+    learner([RunFiles()], folder=tmp_path).fit(1)
+    (tmp_path / "config.yaml").unlink()
+    (tmp_path / "config.yaml").mkdir()
+    learner([RunFiles()], folder=tmp_path).fit(2)
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 2  # and that the values are not written
+    rule = f"what an earlier fit has left in {tmp_path} is not set aside, or only in part: [Errno 21] Is a directory"
+    assert warnings[0].startswith(rule)
+    with open(tmp_path / "history.csv") as file:
+        assert len(file.readlines()) == 3
 
 
 def test_run_files_when_there_is_no_validation_then_keep_the_last_weights(tmp_path):

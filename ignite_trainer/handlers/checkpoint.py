@@ -11,7 +11,7 @@ from typing import Any, Literal
 from ..arguments import check_folder, is_number, is_whole
 from ..callbacks import Callback
 from ..distributed import barrier, is_main
-from ..files import set_aside, sum_file
+from ..files import sum_file
 from ..loadable import refuse_unloadable
 from ..resume import refuse_persistent_workers, snapshot
 from .best import Best, check_monitor
@@ -121,7 +121,7 @@ class Checkpoint(Callback):
         refuse_unloadable({**snapshot(learn, of_all_ranks=False), "model": None})  # now, not after hours
         if is_main() and learn.n_epochs:
             self.folder(learn).mkdir(parents=True, exist_ok=True)
-            set_aside(self._left_over(learn), self.folder(learn))
+            learn.aside.move(self._left_over(learn), self.folder(learn))
         if learn.ranks is not None:
             learn.ranks.polls["signal"] = lambda: bool(self.signals.received)
             if self.every_seconds is not None:

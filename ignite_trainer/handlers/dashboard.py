@@ -182,6 +182,8 @@ def write_report(folder: Path, learn: Any, record: ValidationRecord | None, name
     figure = report(learn.history, {title.replace("_", " "): picture for title, picture in pictures.items()})
     try:
         fast = {"compress_level": 1}  # two thirds of the time, a few more bytes
+        if learn.resumed_from is None:
+            learn.aside.move(folder.glob("report.png"), folder)
         write_aside(folder / "report.png", lambda path: figure.savefig(path, dpi=80, pil_kwargs=fast))
     except OSError as error:
         logging.getLogger("ignite_trainer").warning("report.png is not written into %s: %s", folder, error)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..files import set_aside
+from ..files import Aside
 
 __all__ = ["EventFile", "event_files", "summaries", "truncate_events"]
 
@@ -30,6 +30,7 @@ class EventFile:
         step: 0: event files that are there already are set aside; else the run goes on from this step, and their
             records after it are cut off.
         enabled: False: nothing is written, as on all ranks but the first.
+        aside: where those that are set aside go; None: into a folder of their own.
 
     >>> from tempfile import mkdtemp
     >>> events = EventFile(mkdtemp())
@@ -37,16 +38,16 @@ class EventFile:
     >>> events.close()
     """
 
-    def __init__(self, folder: str | Path, *, step: int = 0, enabled: bool = True):
+    def __init__(self, folder: str | Path, *, step: int = 0, enabled: bool = True, aside: Aside | None = None):
         self._folder = Path(folder)
         self._file: BinaryIO | None = None
         self._writer: Any = None
         self._last: dict[str, int] = {}
         if enabled:
             with self._giving_up():
-                self._open(step)
+                self._open(step, aside or Aside())
 
-    def _open(self, step: int) -> None:
+    def _open(self, step: int, aside: Aside) -> None:
         from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped,unused-ignore]
         from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped,unused-ignore]
 
@@ -54,7 +55,7 @@ class EventFile:
         if step:
             self._last = truncate_events(self._folder, step + 1)
         else:
-            set_aside(event_files(self._folder), self._folder)
+            aside.move(event_files(self._folder), self._folder)
         self._file = open(_new_path(self._folder), "xb")  # noqa: SIM115  open as long as the fit
         self._writer = RecordWriter(self._file)
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))

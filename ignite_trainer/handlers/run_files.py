@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -30,8 +31,9 @@ class RunFiles(Callback):
     ``weights`` ("best valid_loss" or "last"), ``value``, ``epoch``, ``step``, ``model``. Read them with
     ``learn.load(path)``, or ``safetensors.torch.load_model(model, path)``.
 
-    Each file is replaced as a whole: one that is there is never half written. A disk that fails costs a warning in the
-    log for each file, not the run.
+    Each file is replaced as a whole: one that is there is never half written. A fit that begins anew in the folder of
+    an earlier one moves its history and weights into ``earlier-1``, with a copy of its values. A disk that fails costs
+    a warning in the log for each file, not the run.
 
     Args:
         folder: of the run; None: ``learn.folder``.
@@ -69,6 +71,8 @@ class RunFiles(Callback):
             check_monitor(self.best.monitor, learn.monitors)
         if not learn.step:
             self.best.load_state_dict(self._fresh)
+            if learn.n_epochs and is_main():
+                self._set_aside(learn)
         values = run_config(learn) if self.job is None else {"job": self.job, **run_config(learn)}
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
         self._write("config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
@@ -101,6 +105,18 @@ class RunFiles(Callback):
     def load_state_dict(self, state: BestState) -> None:
         """Go on from a ``state_dict``, before or after ``before_fit``."""
         self.best.load_state_dict(state)
+
+    def _set_aside(self, learn: Any) -> None:
+        """What an earlier fit has come to; its values stay, as a run without them could not be resumed."""
+        names = ("history.csv", "model.safetensors")
+        try:
+            earlier = learn.aside.move([path for name in names for path in self._folder.glob(name)], self._folder)
+            for path in self._folder.glob("config.yaml") if earlier is not None else ():
+                shutil.copy2(path, earlier)
+        except OSError as error:
+            logging.getLogger("ignite_trainer").warning(
+                "what an earlier fit has left in %s is not set aside, or only in part: %s", self._folder, error
+            )
 
     def _write_weights(self, learn: Any, metadata: dict[str, str]) -> None:
         about = {"epoch": str(learn.epoch), "step": str(learn.step), "model": name_of(learn.model)}

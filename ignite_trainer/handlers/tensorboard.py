@@ -36,7 +36,7 @@ class TensorBoard(Callback):
     Nothing of it changes a bit of the training. Batch losses and gradient norms stay on the device until they are
     written; the file is flushed at every write and closed however the fit ends. A disk that fails ends the dashboard
     with one warning in the log, not the training. A fit that goes on from step s drops what was written after s; one
-    that starts in a folder with event files moves those into ``earlier-1``.
+    that starts in a folder with event files moves those into ``earlier-1``, as it does with the report.
 
     Args:
         folder: of the run; None: ``learn.folder``.
@@ -87,7 +87,8 @@ class TensorBoard(Callback):
         """Open the event file; a fresh run begins with its values, its hparams and the layout of its charts."""
         self._folder = Path(self.folder or learn.folder)
         is_over = bool(learn.stop_reason)  # a finished run that is resumed: nothing is added to it
-        self.events = EventFile(self._folder, step=learn.step, enabled=is_main() and not is_over)
+        enabled = is_main() and not is_over
+        self.events = EventFile(self._folder, step=learn.step, enabled=enabled, aside=learn.aside)
         self.validation, self._names, self._shown = None, class_names(learn.dls), bool(learn.step)
         self._read_at, self._parameters = learn.step, list(learn.model.parameters())
         if not learn.step:
