@@ -26,7 +26,10 @@ def pick_device(device: Any = None) -> torch.device:
             return torch.device("cuda", torch.cuda.current_device())
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
-        return torch.empty(0, device=device).device
+        found = torch.empty(0, device=device).device
+        if found.type == "meta":
+            raise TypeError("tensors on it have no values")
+        return found
     except (RuntimeError, AssertionError, TypeError) as error:
         here = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
         known = " or ".join(repr(name) for name, there in here.items() if there)

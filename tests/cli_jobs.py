@@ -62,6 +62,15 @@ def regression():
     return data, data
 
 
+def ragged():
+    data = [(torch.rand(3), 0)] * 20
+    return (Ragged(data),) * 2
+
+
+class Ragged(list):
+    targets = ([0, 1], [2])
+
+
 def raises():
     raise RuntimeError("no data\nhere")
 

@@ -252,6 +252,20 @@ def test_evaluate_of_a_split_then_it_is_that(split, n, trained, capsys):
     assert run(["evaluate", trained[0], "--split", split], capsys).out.startswith(f"{split}: {n} samples, ")
 
 
+def test_evaluate_when_the_data_have_changed_since_then_says_that_it_may_be_what_was_trained_on(tmp_path, capsys):
+    folder = run_on_csv(tmp_path)
+    assert run(["evaluate", folder / "run"], capsys).err == ""
+    with open(folder / "labels.csv", "a") as file:
+        file.write("\n0.png,bag")
+    out, err = run(["evaluate", folder / "run"], capsys)
+    assert out.startswith("valid: 6 samples, ")
+    (line,) = err.splitlines()
+    assert line == (
+        f"{folder / 'run'} had 24 samples to train and 6 to validate, csv:{folder / 'labels.csv'} has 25 samples to "
+        "train and 6 to validate now: some of these it may have been trained on"
+    )
+
+
 def test_confusion_when_wider_than_a_terminal_then_the_most_frequent_are_named():
     from ignite_trainer.cli.evaluate import _confusion
 
@@ -291,6 +305,7 @@ def test_predict_then_gives_the_models_class_and_probability_of_each_image(on_cs
 def test_predict_when_an_image_is_in_colours_then_it_is_taken_in_the_runs_channels(on_csv, tmp_path, capsys):
     picture(tmp_path / "grey.png")
     picture(tmp_path / "colours.png", mode="RGB")
+    (tmp_path / "notes.pdf").touch()  # PIL writes such files, and reads none
     first, second = (
         json.loads(line) for line in run(["predict", on_csv / "run", tmp_path, "--json"], capsys).out.splitlines()
     )

@@ -100,6 +100,8 @@ MISTAKES = [
         "train --data tests.cli_jobs:tiny --device gpu",
         "device is one that torch has here, such as 'cpu'",
     ),
+    ("train --data tests.cli_jobs:tiny --device meta", "device is one that torch has here, such as 'cpu'"),
+    ("train --data tests.cli_jobs:ragged", "the classes are the dataset's .classes, or found from its .targets"),
     (
         "train --data tests.cli_jobs:tiny --folder {}/run",
         "--folder is a new one; in {}/run there is a run already: go ",

@@ -170,6 +170,7 @@ def test_config_of_a_run_when_read_back_then_is_the_same_options(tmp_path):
         ("data: 3", "{}: data is text; got 3"),
         ("optimizer: adm", "{}: optimizer is one of adam, adamw, sgd; got 'adm'"),
         ("lr: [1\nx: 2", "{}, line 2, column 2 is no YAML: expected ',' or ']', but got ':'"),
+        ("seed: 2026-02-30", "{} is no YAML: day is out of range for month"),
         ("- a\n- b", "{} holds names and values, one `name: value` a line; got a list"),
         ("job: 3", "{}: job is a mapping of names and values; got 3"),
         ("lr: -1", "--lr is the learning rate, above 0; got -1.0"),

@@ -206,6 +206,19 @@ def test_label_when_too_large_a_number_for_a_class_then_is_refused(write, tmp_pa
         CSVImages(write([["a.png", "100000000000"]]), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("n_rows", "says"),
+    [
+        (3, r"files and labels are one line each; in .*table\.csv a cell ends in line 5 that begins with 'dog\\na.png"),
+        (20_000, r"table\.csv has a row in line 2 that does not end \(field larger than field limit"),
+    ],
+)
+def test_table_when_a_quote_is_left_open_then_the_line_is_named(n_rows, says, tmp_path):
+    (tmp_path / "table.csv").write_text('a.png,cat\na.png,"dog\n' + "a.png,cat\n" * n_rows)
+    with pytest.raises(ValueError, match=says):
+        CSVImages(tmp_path / "table.csv", tmp_path)
+
+
 def test_table_when_not_utf8_then_is_named(tmp_path):
     (tmp_path / "table.csv").write_bytes("bär.png,1\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"table\.csv is not UTF-8 .*: save it as UTF-8"):

@@ -13,7 +13,7 @@ from .mistakes import UserMistake
 
 __all__ = ["job_section", "read_config", "read_yaml"]
 
-_FOUND = ("classes", "input_shape")  # what is there besides the options: it comes from the data
+_FOUND = ("classes", "input_shape", "samples")  # what is there besides the options: it comes from the data
 _NOT_KEPT = ("folder",)  # a run's values lie in its folder, and another run of them needs another
 
 
@@ -64,7 +64,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserMistake(f"{path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date that is none
         mark = getattr(error, "problem_mark", None)
         place = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
         problem = getattr(error, "problem", None) or " ".join(str(error).split())
@@ -82,7 +82,7 @@ def job_section(options: Any, origins: Mapping[str, str], found: Mapping[str, An
     Args:
         options: an instance of the dataclass.
         origins: name → where its value came from, where that is not the default.
-        found: ``classes`` and ``input_shape``.
+        found: ``classes``, ``input_shape`` and ``samples``.
     """
     values = {name: value for name, value in dataclasses.asdict(options).items() if name not in _NOT_KEPT}
     section = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import tyro
 from torch import Tensor
 
 from ..callbacks import Callback
-from ..distributed import sum_float64
+from ..distributed import is_main, sum_float64
 from ..export import load_weights
 from .build import build_job, loader_of
 from .mistakes import UserMistake, mistakes
@@ -63,6 +64,11 @@ def evaluate(
     dataset = getattr(job.data, split)
     if dataset is None:
         raise UserMistake(f"--split test needs test data; {known.options.data} has none: leave it out, or give valid")
+    samples = len(job.data.train), len(job.data.valid)
+    if split != "test" and known.samples not in ((), samples) and is_main():
+        then, now = (f"{n[0]} samples to train and {n[1]} to validate" for n in (known.samples, samples))
+        text = f"{run} had {then}, {known.options.data} has {now} now: some of these it may have been trained on"
+        print(text, file=sys.stderr)
     with mistakes():
         load_weights(job.learn.model, weights_file(run))
         results = job.learn.evaluate(loader_of(dataset, job.options))

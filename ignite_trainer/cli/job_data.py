@@ -152,7 +152,10 @@ def _classes(train: Any, valid: Any, options: Options) -> list[str]:
     names = class_names((train, valid))
     if names is not None:
         return names
-    numbers = [_targets(part) for part in (train, valid)]
+    try:
+        numbers = [_targets(part) for part in (train, valid)]
+    except (TypeError, ValueError):  # lists of several lengths, or of names
+        numbers = [None]
     if any(part is None or part.is_floating_point() or part.ndim != 1 for part in numbers):
         raise UserMistake(
             f"--data {options.data}: the classes are the dataset's .classes, or found from its .targets or its second "

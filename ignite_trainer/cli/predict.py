@@ -12,7 +12,7 @@ import torch
 import tyro
 from torch import Tensor
 
-from ..data.csv_images import as_rgb, open_image
+from ..data.csv_images import as_rgb, is_called_like_an_image, open_image
 from ..devices import pick_device
 from ..vision import import_torchvision
 from .job_data import image_transform, load_data
@@ -72,13 +72,11 @@ def _line(file: Path, name: str, probability: float, width: int, as_json: bool) 
 
 def _files(images: tuple[Path, ...]) -> Iterator[Path]:
     """The files as they were given, and of each folder its images, by name."""
-    from PIL.Image import registered_extensions
-
     if not images:
         raise UserMistake("predict takes files of images or folders of them; got none")
     for path in images:
         if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in registered_extensions())
+            inside = sorted(file for file in path.iterdir() if is_called_like_an_image(file))
             if not inside:
                 raise UserMistake(f"predict takes images; the folder {path} has none")
             yield from inside

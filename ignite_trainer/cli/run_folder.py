@@ -26,12 +26,14 @@ class Run(NamedTuple):
         given: the options that it was made with.
         classes: the names of the classes.
         input_shape: of one input.
+        samples: numbers of those that were trained on, and validated on; empty where that is not known.
     """
 
     folder: Path
     given: Given
     classes: list[str]
     input_shape: tuple[int, ...]
+    samples: tuple[int, ...]
 
     @property
     def options(self) -> Options:
@@ -81,13 +83,16 @@ def read_run(folder: Path) -> Run:
     given = Given(Options(**{**values, "folder": folder}), origins)
     check(given.options)
     try:
-        classes, shape = ([*found[name]["value"]] for name in ("classes", "input_shape"))
+        samples = found.get("samples", {"value": ()})  # it was not written at first
+        classes, shape, samples = ([*entry["value"]] for entry in (found["classes"], found["input_shape"], samples))
     except (KeyError, TypeError) as error:
         raise UserMistake(f"{file} names classes and input_shape below job; one of them is not there") from error
-    return Run(folder, given, [str(name) for name in classes], tuple(_whole(number, file) for number in shape))
+    numbers = (_whole(name, part, file) for name, part in (("input_shape", shape), ("samples", samples)))
+    return Run(folder, given, [str(name) for name in classes], *numbers)
 
 
-def _whole(number: Any, file: Path) -> int:
-    if not isinstance(number, int):
-        raise UserMistake(f"{file}: input_shape is whole numbers; got {number!r}")
-    return number
+def _whole(name: str, numbers: list[Any], file: Path) -> tuple[int, ...]:
+    for number in numbers:
+        if not isinstance(number, int):
+            raise UserMistake(f"{file}: {name} is whole numbers; got {number!r}")
+    return tuple(numbers)

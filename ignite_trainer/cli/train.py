@@ -135,7 +135,11 @@ def _run(given: Given, *, resume: bool) -> int:
 
 def _callbacks(given: Given, data: JobData) -> list[Any]:
     options = given.options
-    found = {"classes": data.classes, "input_shape": list(data.input_shape)}
+    found = {
+        "classes": data.classes,
+        "input_shape": list(data.input_shape),
+        "samples": [len(data.train), len(data.valid)],
+    }
     cbs: list[Any] = [
         Progress(),
         NaNGuard(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,25 +105,49 @@ def _read_rows(csv_file: Path, path_column: int, label_column: int) -> list[tupl
     except UnicodeDecodeError as error:
         raise ValueError(f"{csv_file} is not UTF-8 ({error}): save it as UTF-8") from error
     with io.StringIO(text, newline="") as lines:
-        reader = csv.reader(lines)
-        for row in reader:
+        for line, row in _table(lines, csv_file):
             if not any(cell.strip() for cell in row):
                 continue
             if len(row) < needed:
                 raise ValueError(
-                    f"{csv_file} needs {needed} columns, for the file and its label; line {reader.line_num} is {row!r}"
+                    f"{csv_file} needs {needed} columns, for the file and its label; line {line} is {row!r}"
                 )
-            rows.append((reader.line_num, row[path_column].strip(), row[label_column].strip()))
+            name, label = row[path_column].strip(), row[label_column].strip()
+            for cell in (name, label):
+                if "\n" in cell:
+                    raise ValueError(
+                        f"files and labels are one line each; in {csv_file} a cell ends in line {line} that begins "
+                        f"with {cell[:20]!r}: look for a quote that is left open"
+                    )
+            rows.append((line, name, label))
     if not rows:
         raise ValueError(f"{csv_file} is empty; a row names an image and its label")
     return rows
 
 
+def _table(lines: Iterable[str], csv_file: Path) -> Iterator[tuple[int, list[str]]]:
+    """Each row of a table with the number of its last line."""
+    reader, last = csv.reader(lines), 0
+    try:
+        for row in reader:
+            last = reader.line_num
+            yield last, row
+    except csv.Error as error:
+        raise ValueError(
+            f"{csv_file} has a row in line {last + 1} that does not end ({error}): look for a quote that is left open"
+        ) from error
+
+
 def _is_header(name: str, root: Path) -> bool:
     """Whether the first row's file is none: not there, and not called like an image."""
-    from PIL.Image import registered_extensions
+    return not (root / name).is_file() and not is_called_like_an_image(Path(name))
 
-    return not (root / name).is_file() and Path(name).suffix.lower() not in registered_extensions()
+
+def is_called_like_an_image(path: Path) -> bool:
+    """Whether a file's name ends as that of an image which PIL can read: it writes others, too, such as PDF."""
+    from PIL import Image
+
+    return Image.registered_extensions().get(path.suffix.lower()) in Image.OPEN
 
 
 def _numbered(
