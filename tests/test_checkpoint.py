@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim.lr_scheduler import MultiStepLR
 
 from ignite_trainer import Callback, CancelFitException, Checkpoint, NaNGuard, Schedule
-from ignite_trainer.handlers.state_files import load_checkpoint
+from ignite_trainer.handlers.state_files import StateWriter, load_checkpoint, newest_checkpoint, newest_first
 from tests.resume_jobs import end_of, equal
 from tests.test_resume import plain
 from tests.tiny import Centred, blobs, mlp
@@ -442,6 +442,20 @@ def test_fit_when_resumed_from_an_older_checkpoint_then_newer_ones_are_set_aside
     learn.fit(2, resume=tmp_path / "checkpoints" / "step-00000005.pt")
     assert steps_saved(tmp_path) == [5, 10]
     assert len(list((tmp_path / "checkpoints" / "earlier-1").glob("step-*.pt"))) == 2
+
+
+def test_checkpoint_when_its_step_has_nine_digits_then_it_is_the_newest(tmp_path):
+    folder = tmp_path / "checkpoints"
+    learn = learner(tmp_path)
+    learn.fit(1)
+    for suffix in ("", ".sha256"):
+        (folder / f"step-00000005.pt{suffix}").rename(folder / f"step-99999999.pt{suffix}")
+    state, _ = newest_checkpoint(folder)
+    state["progress"]["step"] = 10**8
+    StateWriter().write(folder / "step-100000000.pt", state, keep=1)
+    assert [path.name for path in newest_first(folder)] == ["step-100000000.pt"]
+    learner(tmp_path).fit(2, resume=True)
+    assert [path.name for path in newest_first(folder)] == ["step-100000005.pt", "step-100000000.pt"]
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -194,7 +195,7 @@ class Checkpoint(Callback):
         files = newest_first(folder)
         of_this_run = [cb.folder(learn).resolve() for cb in learn.cbs if isinstance(cb, Checkpoint)]
         if origin is not None and origin.parent.resolve() in of_this_run:
-            files = [path for path in files if path.name > origin.name]
+            files = list(takewhile(lambda path: path.name != origin.name, files))
         else:
             files += folder.glob("best.pt")
         return [part for path in files for part in (path, sum_file(path)) if part.exists()]

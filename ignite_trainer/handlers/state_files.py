@@ -73,7 +73,8 @@ class StateWriter:
 
 def newest_first(folder: Path) -> list[Path]:
     """The checkpoints of a folder."""
-    return sorted(folder.glob("step-*.pt"), reverse=True)
+    # from step 10**8 on a name is longer
+    return sorted(folder.glob("step-*.pt"), key=lambda path: (len(path.name), path.name), reverse=True)
 
 
 def newest_checkpoint(folder: Path) -> tuple[dict[str, Any], Path] | None:
