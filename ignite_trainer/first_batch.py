@@ -78,7 +78,8 @@ class FirstBatchChecks:
                     function = copy.deepcopy(metric.function)  # it may count its calls
                 except (TypeError, RuntimeError, pickle.PicklingError):  # it holds a lock, a file, a graph of gradients
                     continue
-                value = torch.as_tensor(function(preds, y))
+                with rng_kept():
+                    value = torch.as_tensor(function(preds, y))
                 check_broadcast(metric.function, preds, y, value, "validation", f"the metric {name!r}")
 
     def check_loss(self, engine: Any) -> None:

@@ -79,7 +79,6 @@ def everything_kept(learn: Learner) -> Iterator[None]:
 def _twin(learn: Learner, train_dl: Any, valid_dl: Any, *, cbs: Iterable[Any], folder: str) -> Learner:
     """A learner with the model, loss, step and optimizer of another, and engines, loaders and callbacks of its own."""
     options, step = learn.optimizer_options, learn.trainer.step
-    in_place = isinstance(step, TrainStep)
     if isinstance(step, TrainStep):
         step = copy.copy(step)
         step.window = copy.deepcopy(step.window)
@@ -93,11 +92,11 @@ def _twin(learn: Learner, train_dl: Any, valid_dl: Any, *, cbs: Iterable[Any], f
         optimizer=options.optimizer,
         param_groups=options.param_groups,
         device=learn.device,
-        step=step if in_place else None,
+        step=step,
         loss_size=learn.train_loss.size,
         folder=folder,
     )
-    twin.trainer.step, twin.evaluator.step = step, learn.evaluator.step
+    twin.trainer.step, twin.evaluator.step, twin.eval_step = step, learn.evaluator.step, learn.eval_step
     return twin
 
 

@@ -259,6 +259,17 @@ def adversarial():
     return learner(model, (cut(x, y), None), step=two_models, lr=1e-3)
 
 
+def adversarial_without_a_loss():
+    job = adversarial()
+    return Learner(job.model, job.dls, None, 1e-3, device="cpu", step=two_models)
+
+
+def rows_prepared():
+    """Batches of named columns, of which ``prepare_batch`` makes pairs."""
+    rows = [{"x": x, "y": y} for x, y in cut(*points())]
+    return learner(mlp(), (rows, rows), prepare_batch=lambda row: (row["x"], row["y"]))
+
+
 def smoothed_windows_in_bf16():
     loss = nn.CrossEntropyLoss(label_smoothing=0.2)
     return learner(mlp(), loaders(points), loss, accumulate=2, clip_norm=1.0, precision="bf16")
@@ -308,5 +319,7 @@ GOOD = (
     masked_targets,
     layers_left_out,
     adversarial,
+    adversarial_without_a_loss,
+    rows_prepared,
     smoothed_windows_in_bf16,
 )

@@ -43,6 +43,12 @@ def test_check_of_a_good_job_then_no_fact(job):
     assert inspection.hints == []  # these are good to the last; a hint alone would not make a job a bad one
 
 
+def test_check_when_nothing_is_to_be_trained_then_says_so():
+    model = mlp()
+    text = only(facts(learner(model.requires_grad_(False), loaders(points))), "no gradient")
+    assert text.startswith("a training step moves parameters that have requires_grad; the model has none: thaw those")
+
+
 # ---- facts -------------------------------------------------------------------------------------------------------
 
 

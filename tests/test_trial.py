@@ -109,11 +109,25 @@ LOADERS = {
 }
 
 
+CROSS_ENTROPY = nn.CrossEntropyLoss()
+
+
 def step_of_ones_own(learn):
     learn.loss = learn.loss_func(learn.model(learn.batch[0]), learn.batch[1]) + torch.rand(())
     learn.loss.backward()
     learn.opt.step()
     learn.opt.zero_grad()
+
+
+def step_with_its_loss(learn):
+    learn.loss = nn.functional.cross_entropy(learn.model(learn.batch[0]), learn.batch[1])
+    learn.loss.backward()
+    learn.opt.step()
+    learn.opt.zero_grad()
+
+
+def rows():
+    return [{"x": x, "y": y} for x, y in batches()]
 
 
 JOBS = {
@@ -125,10 +139,12 @@ JOBS = {
     "float16": {"precision": "fp16"},
     "a step of one's own": {"step": step_of_ones_own},
     "TrainStep as a step": {"step": TrainStep(lambda batch: batch)},
+    "prepared batches": {"loader": rows, "valid": rows, "prepare_batch": lambda row: (row["x"], row["y"])},
+    "no loss but the step's": {"step": step_with_its_loss, "loss_func": None, "valid": lambda: None},
 }
 
 
-def make(loader=batches, model=Moody, **options):
+def make(loader=batches, model=Moody, valid=batches, loss_func=CROSS_ENTROPY, **options):
     """A learner that has been used a little."""
     seed_everything(7)
     model = model()
@@ -136,7 +152,7 @@ def make(loader=batches, model=Moody, **options):
         options["optimizer"] = options["optimizer"](model)
     else:
         options["lr"] = 0.05
-    learn = Learner(model, (loader(), batches()), nn.CrossEntropyLoss(), device="cpu", **options)
+    learn = Learner(model, (loader(), valid()), loss_func, device="cpu", **options)
     learn.fit(1)
     return learn
 

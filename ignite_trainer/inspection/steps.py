@@ -128,6 +128,13 @@ class Steps(Callback):
         """The facts."""
         if self._bad_labels:
             yield Finding("labels outside the outputs", self._bad_labels[0], True)
+        if self.broken and not self._trainable:
+            yield Finding(
+                "no gradient",
+                "a training step moves parameters that have requires_grad; the model has none: thaw those that are to "
+                "be trained, with requires_grad_()",
+                True,
+            )
         without = [name for name in self._trainable if name not in self._reached]
         if without and (self.broken or self._reached):
             steps = "any step" if self.broken else f"{self.n_trained} steps"
