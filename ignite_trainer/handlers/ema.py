@@ -56,7 +56,8 @@ class EMA(Callback):
             self.other = [weight.clone() for weight in weights]
         else:
             with torch.no_grad():
-                self._move(self.other, weights, None)
+                pairs = [(other, weight) for other, weight in zip(self.other, weights, strict=True) if _moves(weight)]
+                self._move(*map(list, zip(*pairs, strict=True)), None)
 
     def before_epoch(self, learn: Any) -> None:
         """Averages in for the validation of a fit, weights back for training."""
@@ -102,6 +103,11 @@ class EMA(Callback):
             weight.copy_(other)
             other.copy_(kept)
         self.in_model = averages
+
+
+def _moves(weight: Tensor) -> bool:
+    """Whether it can be trained: the average of a parameter of whole numbers is the parameter."""
+    return weight.is_floating_point() or weight.is_complex()
 
 
 def _weights(model: nn.Module) -> list[Tensor]:
