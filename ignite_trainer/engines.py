@@ -280,6 +280,10 @@ class CancellableEngine(Engine):
         """The handlers that were attached to an event after the points, in their order."""
         return self._handlers.natives(event)
 
+    def all_natives(self) -> list[Any]:
+        """Those of all events."""
+        return [handler for name in self._handlers.at for handler in self._handlers.natives(name)]
+
     def listen_for(self, points: Iterable[str]) -> None:
         """Say at which points there are callbacks: where there are none, nothing is called for each batch."""
         self._handlers.listen_for(points)

@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ignite.handlers import Checkpoint as IgniteCheckpoint
+from ignite.metrics import Metric
 from torch.utils.data import DataLoader
 
 from .callbacks import in_order
 from .data import OrderedLoader
 from .distributed import is_main, of_main, rank, world_size
 from .loadable import UNKNOWN, shapes_of
+from .nests import tensors_in
 from .rank_states import gather_states, state_of_rank
 from .rng import get_rng_state, rng_kept, set_rng_state
 from .shares import loader_identity
@@ -80,6 +83,7 @@ def restore(learn: Any, state: dict[str, Any]) -> None:
     if state.get("loss"):  # there is none in a checkpoint of before it was saved
         learn.loss_func.load_state_dict(state["loss"])
     if hasattr(learn.opt, "load_state_dict"):
+        _check_groups(learn.opt, state["optimizer"])
         learn.opt.load_state_dict(state["optimizer"])
     if learn.scaler is not None:
         learn.scaler.load_state_dict(state["scaler"])
@@ -153,6 +157,7 @@ class Resumption:
                 f"finished before, after epoch {progress['epoch']} and step {learn.step}; nothing was left to train"
             )
             return n_epochs, 0
+        warn_of_lost_state(learn, learn.resumed_from)
         if progress["batch"]:
             learn.trainer.opener = MidEpoch(learn, state).begin
         return progress["epoch"], progress["iteration"]
@@ -228,17 +233,16 @@ def check_state(learn: Any, state: dict[str, Any], path: Any) -> None:
     Raises:
         ValueError: data, batch size, seed, options or the model's shapes are not those that were saved; names both.
     """
-    now = _options(learn)
     for what, saved, current in (
-        *(("option", state["options"], now),),
-        ("training loader", state["train"]["identity"], loader_identity(learn.train_dl)),
-        ("validation loader", state["valid"]["identity"], loader_identity(learn.valid_dl)),
+        ("option", state["options"], _options(learn)),
+        ("training loader", *_identities(state["train"], learn.train_dl)),
+        ("validation loader", *_identities(state["valid"], learn.valid_dl)),
     ):
-        for key in sorted({*saved, *current}):
-            if saved.get(key) != current.get(key):
+        for key in sorted(saved):
+            if saved[key] != current.get(key):
                 raise ValueError(
-                    f"{path} was saved with {key} {saved.get(key)!r}, the {what} has {current.get(key)!r} now: the "
-                    "same is needed to resume"
+                    f"{path} was saved with {key} {saved[key]!r}, the {what} has {current.get(key)!r} now: the same is "
+                    "needed to resume"
                 )
     for part, ours in (("model", learn.model.state_dict()), ("loss", _loss_state(learn))):
         shapes, saved_shapes = shapes_of(ours), shapes_of(state.get(part, ours))
@@ -251,6 +255,41 @@ def check_state(learn: Any, state: dict[str, Any], path: Any) -> None:
                 )
     for name in state["callbacks"].keys() - stateful(learn.cbs).keys():
         warnings.warn(f"{path} has a state of {name}, and there is no such callback now; it is left out", stacklevel=4)
+
+
+def _check_groups(optimizer: Any, saved: dict[str, Any]) -> None:
+    now, then = (len(groups) for groups in (getattr(optimizer, "param_groups", ()), saved.get("param_groups", ())))
+    if now != then:
+        raise ValueError(
+            f"a resumed optimizer has the groups of parameters that were saved; {type(optimizer).__name__} has {now} "
+            f"now, the checkpoint {then}: make all of them at the start, and thaw with requires_grad_() what is to be "
+            "trained later"
+        )
+
+
+def warn_of_lost_state(learn: Any, path: Any) -> None:
+    """Say what has a state that no checkpoint holds: native handlers, and an optimizer without ``state_dict``.
+
+    Warns:
+        UserWarning: it begins anew, where the rest of the fit goes on.
+    """
+    handlers = [*learn.trainer.all_natives(), *learn.evaluator.all_natives()]
+    owners = {id(owner): owner for owner in (getattr(handler, "__self__", handler) for handler in handlers)}
+    lost = [
+        f"{type(owner).__name__}, which is attached to an engine"
+        for owner in owners.values()
+        if hasattr(owner, "state_dict") and not isinstance(owner, (Metric, IgniteCheckpoint))
+    ]
+    if not hasattr(learn.opt, "state_dict"):
+        ours = {id(parameter) for parameter in learn.model.parameters()}
+        if any(id(tensor) not in ours for _, tensor in tensors_in(getattr(learn.opt, "__dict__", {}))):
+            lost.append(f"{type(learn.opt).__name__}, which has no state_dict")
+    for name in lost:
+        warnings.warn(
+            f"{path} has no state of {name}: it begins anew; callbacks and optimizers with state_dict and "
+            "load_state_dict go on, as do Schedule and EarlyStopping",
+            stacklevel=4,
+        )
 
 
 def refuse_persistent_workers(loader: Any) -> None:
@@ -278,18 +317,36 @@ def stateful(cbs: Iterable[Any]) -> dict[str, Any]:
     return named
 
 
+def _identities(saved: dict[str, Any], loader: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a loader was when it was saved, and what it is: its generators are counted too."""
+    then, now = dict(saved["identity"]), loader_identity(loader)
+    if "generators" in saved:
+        then["generators"], now["generators"] = len(saved["generators"]), len(_generators(loader))
+    return then, now
+
+
 def _loss_state(learn: Any) -> dict[str, Any]:
     """What a loss has of its own: class weights, a centre that follows the predictions."""
     return learn.loss_func.state_dict() if isinstance(learn.loss_func, torch.nn.Module) else {}
 
 
 def _options(learn: Any) -> dict[str, Any]:
+    """What the saved optimizer would go on with, whatever is given now."""
+    defaults = dict(getattr(learn.opt, "defaults", {}))
+    if learn.lr is not None:
+        defaults.pop("lr", None)
     return {
+        **{f"optimizer.{name}": value for name, value in defaults.items() if _is_plain_number(value)},
         "accumulate": learn.accumulate,
         "precision": learn.precision,
         "optimizer": type(learn.opt).__name__,
-        "lr": None if learn.lr is None else float(learn.lr),  # the saved one would go on, and ours have no effect
+        "lr": None if learn.lr is None else float(learn.lr),
     }
+
+
+def _is_plain_number(value: Any) -> bool:
+    parts = value if isinstance(value, tuple) else (value,)
+    return all(type(part) in (int, float) for part in parts)
 
 
 def _loader_state(loader: Any, begun: dict[str, Any] | None = None) -> dict[str, Any]:

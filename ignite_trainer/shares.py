@@ -92,6 +92,7 @@ def loader_identity(loader: Any) -> dict[str, Any]:
     if isinstance(loader, DataLoader):
         n_samples = len(loader.dataset) if hasattr(loader.dataset, "__len__") else None
         identity |= {"batch_size": loader.batch_size, "n_samples": n_samples, "num_workers": loader.num_workers}
+        identity["sampler"] = type(loader.sampler).__name__
         if isinstance(loader.sampler, DistributedSampler):
             identity["ranks"] = loader.sampler.num_replicas
     return identity

@@ -1,9 +1,13 @@
 """Resume: from every checkpoint of a run the end has the same bits; finished runs and other jobs are noticed."""
 
 import warnings
+from functools import partial
 
 import pytest
 import torch
+from ignite.engine import Events
+from ignite.handlers import PiecewiseLinear
+from ignite.metrics import Average
 from torch import nn, optim
 from torch.utils.data import DataLoader
 
@@ -80,6 +84,12 @@ def plain(folder, n=40, batch_size=8, cbs=(), model=None, **how):
     return Learner(model or mlp(), dls, nn.CrossEntropyLoss(), 0.1, cbs, device="cpu", folder=folder, **how)
 
 
+def loading(folder, **how):
+    learn = plain(folder)
+    learn.dls = DataLoader(list(zip(*blobs(40), strict=True)), 8, **how), None
+    return learn
+
+
 def slower(folder):
     learn = plain(folder)
     learn.lr = 0.01
@@ -121,6 +131,18 @@ def test_resume_after_a_time_limit_then_goes_on_to_the_same_bits(tmp_path):
 
 
 CHANGED = {
+    "momentum": (
+        lambda folder: plain(folder, opt_func=partial(optim.SGD, momentum=0.5)),
+        "saved with optimizer.momentum 0, the option has 0.5 now",
+    ),
+    "order": (
+        lambda folder: loading(folder),
+        "saved with sampler 'RandomSampler', the training loader has 'SequentialSampler' now",
+    ),
+    "generators": (
+        lambda folder: loading(folder, shuffle=True, generator=torch.Generator()),
+        "saved with generators 0, the training loader has 1 now",
+    ),
     "rate": (lambda folder: slower(folder), "was saved with lr 0.1, the option has 0.01 now"),
     "data length": (lambda folder: plain(folder, n=41), "was saved with length 5, the training loader has 6 now"),
     "batch size": (lambda folder: plain(folder, n=80, batch_size=16), "saved with batch_size 8, .* has 16 now"),
@@ -142,6 +164,76 @@ def test_resume_of_another_job_then_is_refused_with_both_values(what, tmp_path):
     changed, text = CHANGED[what]
     with pytest.raises(ValueError, match=text):
         changed(tmp_path).fit(2, resume=True)
+
+
+def test_resume_when_the_rate_of_a_given_optimizer_changed_then_is_refused_with_both(tmp_path):
+    def make(lr):
+        model = mlp()
+        optimizer = optim.SGD(model.parameters(), lr)
+        dls = [blobs(8)] * 2, None
+        return Learner(
+            model, dls, nn.CrossEntropyLoss(), cbs=[Checkpoint()], optimizer=optimizer, device="cpu", folder=tmp_path
+        )
+
+    make(0.1).fit(1)
+    with pytest.raises(ValueError, match=r"was saved with optimizer\.lr 0.1, the option has 0.01 now"):
+        make(0.01).fit(2, resume=True)
+
+
+def test_resume_when_a_callback_adds_groups_later_then_says_how_to_do_without(tmp_path):
+    class Thaw(Callback):
+        def before_epoch(self, learn):
+            if learn.epoch == 1:
+                learn.opt.add_param_group({"params": learn.model[2].parameters()})
+
+    def make():
+        learn = plain(tmp_path, cbs=[Thaw()])
+        learn.opt_func = lambda parameters, lr: optim.SGD(list(parameters)[:2], lr)
+        return learn
+
+    make().fit(2)
+    rule = (
+        "has the groups of parameters that were saved; SGD has 1 now, the checkpoint 2: make all of them at the start"
+    )
+    with pytest.raises(ValueError, match=rule):
+        make().fit(3, resume=True)
+
+
+class Heavy:
+    """An optimizer with momentum, of which no checkpoint knows."""
+
+    def __init__(self, parameters, lr):
+        self.parameters, self.lr = list(parameters), lr
+        self.velocities = [torch.zeros_like(parameter) for parameter in self.parameters]
+
+    def step(self):
+        with torch.no_grad():
+            for parameter, velocity in zip(self.parameters, self.velocities, strict=True):
+                velocity.mul_(0.9).add_(parameter.grad)
+                parameter -= self.lr * velocity
+
+    def zero_grad(self):
+        for parameter in self.parameters:
+            parameter.grad = None
+
+
+def test_resume_when_something_has_a_state_that_no_checkpoint_holds_then_it_is_named(tmp_path):
+    def make():
+        learn = plain(tmp_path, opt_func=Heavy)
+        steps = PiecewiseLinear(optim.SGD(learn.model.parameters(), 0.1), "lr", [(0, 0.1), (9, 0.0)])
+        learn.trainer.add_event_handler(Events.ITERATION_STARTED, steps)
+        learn.trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: None)
+        Average().attach(learn.trainer, "average")
+        return learn
+
+    make().fit(1)
+    with pytest.warns(UserWarning, match="has no state of") as caught:
+        make().fit(2, resume=True)
+    texts = [str(warning.message).partition("step-00000005.pt ")[2].partition(":")[0] for warning in caught]
+    assert texts == [
+        "has no state of PiecewiseLinear, which is attached to an engine",
+        "has no state of Heavy, which has no state_dict",
+    ]
 
 
 def test_resume_when_the_seed_of_our_loader_changed_then_is_refused_with_both(tmp_path):
