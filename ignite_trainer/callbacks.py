@@ -9,6 +9,8 @@ from difflib import get_close_matches
 from types import FunctionType
 from typing import Any
 
+from torch.optim.lr_scheduler import LRScheduler
+
 from .arguments import is_number, takes
 from .events import POINTS, CancelException
 
@@ -173,6 +175,23 @@ def has_point(cb: Any, name: str) -> bool:
     return getattr(cb, name, None) is not None
 
 
+def _refuse_what_goes_elsewhere(cb: Any) -> None:
+    """Things that a fit would never call; objects that have points of one's own alone are no such things."""
+    kind = type(cb)
+    if isinstance(cb, LRScheduler):
+        raise TypeError(
+            f"a callback is an object with methods named after points; got the scheduler {kind.__name__}: give "
+            f"Schedule(lambda opt: {kind.__name__}(opt, ...))"
+        )
+    if kind.__module__.partition(".")[0] == "ignite":
+        raise TypeError(
+            f"a callback is an object with methods named after points; got Ignite's {kind.__name__}: attach it to "
+            "learn.trainer or learn.evaluator"
+        )
+    if kind.__module__ == "builtins":
+        raise TypeError(f"a callback is an object with methods named after points; got {cb!r}: leave it out")
+
+
 def _check_callback(cb: Any) -> None:
     if isinstance(cb, FunctionType):
         raise TypeError(
@@ -180,6 +199,8 @@ def _check_callback(cb: Any) -> None:
             "it with learn.trainer.add_event_handler(event, function)"
         )
     points = [name for name in POINTS if has_point(cb, name)]
+    if not points:
+        _refuse_what_goes_elsewhere(cb)
     hooks = [name for name in dir(cb) if _OF_OTHERS.fullmatch(name)]
     if hooks and not points:
         warnings.warn(

@@ -117,6 +117,7 @@ class Learner:
     prepare_batch = Fixed[Any]()
 
     outcome: Literal["finished", "resumable", "broken"]
+    in_fit = False
 
     def __init__(
         self,
@@ -170,7 +171,6 @@ class Learner:
         self.validating = self.in_training_epoch = False
         self.epoch_start: dict[str, Any] | None = None
         self.epoch_began = 0.0
-        self.in_fit = False
         self._loss_in_use, self._finds_loss_size = loss_func, loss_size is None
         self._make_engines(step, loss_size or loss_size_of(loss_func))
 
@@ -222,6 +222,7 @@ class Learner:
 
     @model.setter
     def model(self, model: nn.Module) -> None:
+        self._refuse_in_fit("model", "give the fit a callback that changes the model that it has")
         check_model(model, call="learn.model = ...")
         self._model = model.to(self.device)
         self._compiled = torch.compile(model) if self.compile else None
@@ -234,7 +235,18 @@ class Learner:
 
     @dls.setter
     def dls(self, dls: Any) -> None:
+        self._refuse_in_fit("dls", "have the loader itself change")
         self._dls, (self.train_dl, self.valid_dl) = dls, pair_of_loaders(dls)
+
+    @property
+    def lr(self) -> Any:
+        """The rate for ``opt_func``; None where the optimizer or its groups have their own."""
+        return self._lr
+
+    @lr.setter
+    def lr(self, lr: Any) -> None:
+        self._refuse_in_fit("lr", "set the rates in learn.opt.param_groups, or take a Schedule")
+        self._lr = lr
 
     # ---- what users call -----------------------------------------------------------------------------------------
 
@@ -463,8 +475,17 @@ class Learner:
         valid = [] if self.valid_dl is None else ["valid_loss", *(f"valid_{name}" for name in self.metrics)]
         return ["epoch", "step", "train_loss", *valid, "lr", "seconds"]
 
+    def _refuse_in_fit(self, name: str, way_out: str) -> None:
+        if self.in_fit:
+            raise RuntimeError(f"learn.{name} is assigned between fits, and one is running: {way_out}")
+
     def _check_assigned(self) -> None:
         """What may have been assigned since the last fit, as at construction."""
+        if self.loss_func is None and self.validates:
+            raise ValueError(
+                "validation needs loss_func, called with (preds, y); got None: give one, or None as the validation "
+                "loader"
+            )
         given = self.optimizer_options.optimizer
         made = None if given is not None else self.opt_func
         check_parts(self.model, self.loss_func, made, self.cbs, call="Learner(...)", own_step=self.has_own_step)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from ignite.handlers import TerminateOnNan
 from ignite.metrics import RunningAverage
 from torch import nn, optim
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -323,6 +324,66 @@ def test_cancel_when_raised_where_nothing_of_its_kind_runs_then_says_so():
         learner(cbs=[TooEarly()]).fit(1)
     notes = ["CancelBatchException leaves a batch; it was raised where none is running"]
     assert getattr(raised.value, "__notes__", notes) == notes  # Python 3.11
+
+
+@pytest.mark.parametrize(
+    ("cb", "text"),
+    [
+        (
+            optim.lr_scheduler.StepLR(optim.SGD(mlp().parameters(), 0.1), 1),
+            r"got the scheduler StepLR: give Schedule\(lambda opt: StepLR\(opt, ...\)\)$",
+        ),
+        (TerminateOnNan(), "got Ignite's TerminateOnNan: attach it to learn.trainer or learn.evaluator$"),
+        ("progress", "got 'progress': leave it out$"),
+        (3, "got 3: leave it out$"),
+    ],
+)
+def test_fit_when_something_among_the_callbacks_would_never_be_called_then_is_refused(cb, text):
+    with pytest.raises(TypeError, match=f"^a callback is an object with methods named after points; {text}"):
+        learner(cbs=[cb]).fit(1)
+
+
+def test_callback_when_it_has_points_of_ones_own_alone_then_is_called_there():
+    class Own:
+        def my_point(self, learn):
+            called.append(learn)
+
+    called = []
+    learn = learner(cbs=[Own()])
+    learn.fit(1)
+    learn.callback("my_point")
+    assert called == [learn]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("lr", 0.01, r"learn.lr is assigned between fits, and one is running: set the rates in learn.opt.param_groups"),
+        ("model", mlp(), "learn.model is assigned between fits, and one is running: give the fit a callback that"),
+        ("dls", ([], None), "learn.dls is assigned between fits, and one is running: have the loader itself change"),
+    ],
+)
+def test_fit_when_a_callback_assigns_what_the_next_fit_goes_by_then_is_refused(name, value, text):
+    class Assign(Callback):
+        def after_batch(self, learn):
+            setattr(learn, name, value)
+
+    learn = learner(cbs=[Assign()])
+    before = getattr(learn, name)
+    with pytest.raises(RuntimeError, match=text):
+        learn.fit(1)
+    assert getattr(learn, name) is before
+
+
+def test_fit_with_a_step_of_ones_own_and_no_loss_when_it_is_to_validate_then_is_refused_before_it_trains():
+    def step(learn):
+        raise AssertionError("it trains")
+
+    learn = Learner(mlp(), (batches(), batches()), None, 0.1, device="cpu", step=step)
+    with pytest.raises(
+        ValueError, match=r"validation needs loss_func, called with \(preds, y\); got None: give one, or"
+    ):
+        learn.fit(1)
 
 
 def test_fit_after_one_whose_callbacks_were_refused_then_runs():
