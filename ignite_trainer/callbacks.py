@@ -142,7 +142,8 @@ class Dispatcher:
             except CancelException as cancel:
                 if self.learn.ranks is None or point != "after_step":
                     raise
-                request = cancel  # the weights have moved on all ranks, and with them schedules and averages have to
+                # the weights have moved on all ranks, and with them schedules and averages have to
+                request = cancel if request is None or cancel.scope > request.scope else request
             except Exception as error:
                 self.learn.engine.annotate(error, f"{type(cb).__name__}.{point}")
                 raise

@@ -306,6 +306,7 @@ class Learner:
             ValueError: there is no such loader, or it is empty.
         """
         dl = self._loader_to_evaluate(dl)
+        self._meet("evaluate")
         self._first_batches.expect(self.evaluator)
         self.share_model()
         with modes_kept(self.model), streams_kept(dl):
@@ -321,6 +322,7 @@ class Learner:
             TypeError: a dataset or a tensor, which gives samples; a model that gives something else than a tensor.
             ValueError: it gives no batch.
         """
+        self._meet("predict")
         with streams_kept(dl):
             return predict(self, self._beside(dl))
 
@@ -332,6 +334,7 @@ class Learner:
         Raises:
             ValueError: there is no validation loader.
         """
+        self.share_model()
         if train:
             with self._share_of(self.train_dl, training=True):
                 self._run(self.trainer, self.train_dl, 1)
@@ -342,6 +345,7 @@ class Learner:
         """The step on ``learn.batch``, in the phase of ``learn.model.training``; cancels escape."""
         if self.opt is None:
             self.opt = self._make_optimizer()
+            self.share_model()
         batch = self.batch
         self.engine = self.trainer if self.model.training else self.evaluator
         self.batch = batch
@@ -373,6 +377,7 @@ class Learner:
 
         Of several ranks, rank 0 writes, and all of them have to call it.
         """
+        self._meet("save")
         on_main(lambda: save_weights(self.model, path))
 
     def load(self, path: str | Path) -> None:
@@ -400,6 +405,7 @@ class Learner:
         def write() -> None:
             export_model(self.model, self._first_input() if x is None else on_device(x, self.device), path, format)
 
+        self._meet("export")
         on_main(write)
 
     def timeline(self) -> str:
@@ -534,6 +540,19 @@ class Learner:
         """A new context in which the model and the loss run as ``precision`` says."""
         return autocast_for(self.precision, self.device) or nullcontext()
 
+    def _meet(self, call: str) -> None:
+        """Where ranks do something together that a callback asks for, each has to come to it.
+
+        Raises:
+            RuntimeError: one does not, as it has no sample of the batch or has cancelled it.
+        """
+        ranks = self.ranks
+        if ranks is not None and self.in_fit and not self.evaluator.running and not ranks.together(self.trainer):
+            raise RuntimeError(
+                f"every rank comes to {call}; one has no sample of this batch, or has cancelled it: call it in "
+                "after_step, after_epoch or after_validate"
+            )
+
     def share_model(self) -> None:
         """Outside a fit, give all ranks the weights of rank 0."""
         if self.ranks is not None and not self.in_fit:
@@ -646,5 +665,7 @@ class Learner:
             self._run(self.evaluator, dl, 1)
         computed = {} if self.evaluator.cancelled >= Scope.EPOCH else self.evaluator.state.metrics
         results = {name: computed.get(name, math.nan) for name in ["loss", *self.metrics]}
+        if self.ranks is not None:
+            self.ranks.compare(results)
         self.evaluator.state.metrics = {**computed, **results}
         return results

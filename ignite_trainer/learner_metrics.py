@@ -83,10 +83,15 @@ def check_for_ranks(metrics: Mapping[str, Metric]) -> None:
         TypeError: one of Ignite's that does so.
     """
     for name, metric in metrics.items():
-        if isinstance(metric, _GATHERING):
+        parts = [metric]
+        for part in parts:  # those that a MetricsLambda is made of, too
+            args = part.args if isinstance(part, MetricsLambda) else ()  # asked of others, Ignite makes a function
+            parts += [each for each in args if isinstance(each, Metric)]
+        gathering = [part for part in parts if isinstance(part, _GATHERING)]
+        if gathering:
             raise TypeError(
-                f"a metric on several ranks adds up sums; {name!r}, Ignite's {type(metric).__name__}, gathers batches "
-                "of equal number and size: compute it from learn.predict, or evaluate in one process"
+                f"a metric on several ranks adds up sums; {name!r}, Ignite's {type(gathering[0]).__name__}, gathers "
+                "batches of equal number and size: compute it from learn.predict, or evaluate in one process"
             )
 
 

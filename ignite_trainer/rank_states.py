@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Collection, Mapping
 from hashlib import blake2b
 from typing import Any
 
@@ -13,24 +15,28 @@ from .distributed import all_objects, of_main
 __all__ = ["gather_states", "state_of_rank"]
 
 _OWN = ("rng", "train_loss", "epoch_start")
+_PARTS_THAT_DIFFER = ("callbacks", "model", "loss")
 
 
-def gather_states(state: dict[str, Any]) -> list[dict[str, Any]]:
-    """Of every rank what is its own in its snapshot: random generators, sums, and callbacks' states that differ.
+def gather_states(state: dict[str, Any], buffers: Mapping[str, Collection[str]]) -> list[dict[str, Any]]:
+    """Of every rank what is its own in its snapshot: generators, sums; callbacks' states and buffers that differ.
 
     Args:
         state: this rank's ``snapshot``.
+        buffers: of its parts "model" and "loss", the names of those, such as running statistics, that may differ.
 
     Returns:
         A dict for each rank, for ``state["ranks"]``, the same on all of them.
     """
-    digests = {name: _digest(part) for name, part in state["callbacks"].items()}
+    may_differ = {"callbacks": state["callbacks"]}
+    for part, names in buffers.items():
+        may_differ[part] = {name: tensor for name, tensor in state[part].items() if name in names}
+    digests = {part: {name: _digest(value) for name, value in values.items()} for part, values in may_differ.items()}
     of_rank_0 = of_main(digests)
     mine = {name: state[name] for name in _OWN}
     mine["generators"] = [state[phase].get("generators") for phase in ("train", "valid")]
-    mine["callbacks"] = {
-        name: part for name, part in state["callbacks"].items() if digests[name] != of_rank_0.get(name)
-    }
+    for part, values in may_differ.items():
+        mine[part] = {name: v for name, v in values.items() if digests[part][name] != of_rank_0[part].get(name)}
     return all_objects(mine)
 
 
@@ -51,7 +57,9 @@ def state_of_rank(state: dict[str, Any], rank: int, world: int) -> dict[str, Any
     if len(saved) != world:
         result["train_loss"] = _sum_of_losses(saved, whole=rank == 0)
     elif world > 1:
-        result["callbacks"] = {**state["callbacks"], **own["callbacks"]}
+        for part in _PARTS_THAT_DIFFER:
+            result[part] = copy.copy(state[part])  # with the versions of its modules
+            result[part].update(own.get(part, {}))
         for phase, generators in zip(("train", "valid"), own["generators"], strict=True):
             if generators is not None:
                 result[phase] = {**state[phase], "generators": generators}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ _AGREED_AFTER = {
             Events.COMPLETED,
         )
     ),
-    False: frozenset((Events.EPOCH_COMPLETED,)),
+    False: frozenset((Events.EPOCH_COMPLETED, Events.COMPLETED)),
 }
 
 
@@ -52,7 +53,7 @@ class Ranks:
 
     Attributes:
         rank, world: this process, from 0, and the number of processes.
-        polls: "signal" and "seconds", questions asked at every agreement: yes on any rank is an answer for all.
+        polls: questions by name, asked at every agreement, the same on all ranks: yes on any is an answer for all.
         asked: those that were answered with yes so far, the same on all ranks.
         stopped_by: the rank whose ``learn.stop`` ended the fit; None: none did.
     """
@@ -62,7 +63,7 @@ class Ranks:
         self._reset()
 
     def _reset(self) -> None:
-        self.polls: dict[str, Callable[[], bool]] = dict.fromkeys(("signal", "seconds"), lambda: False)
+        self.polls: dict[str, Callable[[], bool]] = {}
         self.asked: set[str] = set()
         self.stopped_by: int | None = None
         self._stop: tuple[Any, ...] | None = None
@@ -107,7 +108,7 @@ class Ranks:
     def after(self, engine: Any, event: Any) -> None:
         """When all handlers of an event have run: what the ranks agree on before Ignite goes on."""
         if event is Events.GET_BATCH_COMPLETED:
-            if engine.training and not engine.cancelled and is_filler(self.learn.train_dl, engine.place):
+            if engine.training and not engine.cancelled and is_filler(engine.loader, engine.place):
                 engine.cancelled = Scope.BATCH  # there is no sample for this rank
         elif event in _AGREED_AFTER[engine.training]:
             if self._parted:  # the others have taken what was done here last for this agreement
@@ -117,8 +118,8 @@ class Ranks:
                 self._parted = False
 
     def ask_to_stop(self, skip_completed: bool) -> None:
-        """Have all ranks end the fit at the next agreement."""
-        self._stop = self.rank, self.learn.stop_reason, self.learn.outcome, skip_completed
+        """Have all ranks end the fit at the next agreement, for the reason that was there first."""
+        self._stop = self._stop or (self.rank, self.learn.stop_reason, self.learn.outcome, skip_completed)
 
     def _stop_together(self) -> None:
         """The first rank that asked says why."""
@@ -139,7 +140,8 @@ class Ranks:
         self._reset()
         shapes = {name: str(shape) for name, shape in shapes_of(learn.model.state_dict()).items()}
         loaders = {"training loader": learn.train_dl, "validation loader": learn.valid_dl}
-        mine = {"n_epochs": n_epochs, **shapes}
+        ours = [type(cb).__name__ for cb in learn.cbs if type(cb).__module__.startswith(f"{__package__}.")]
+        mine = {"n_epochs": n_epochs, "callbacks of this package": ", ".join(ours), **shapes}
         mine |= {name: str(loader_identity(loader)) for name, loader in loaders.items()}
         everybodys = all_objects(mine)
         for number, theirs in enumerate(everybodys):
@@ -181,14 +183,36 @@ class Ranks:
         """
         state = self.learn.model.state_dict()
         for name, shape in shapes_of(state).items():
-            if not isinstance(shape, tuple):
-                what = "has no shape yet: call the model on a batch first" if shape == UNKNOWN else "is no tensor"
-                raise ValueError(f"ranks begin with rank 0's tensors; {name} {what}")
-        share_tensors(state.values())
+            if not isinstance(shape, tuple) or name.endswith("_extra_state"):
+                what = "has no shape yet: call the model on a batch first" if shape == UNKNOWN else "is an extra state"
+                raise ValueError(f"ranks begin with rank 0's parameters and buffers; {name} {what}")
+        for part in (self.learn.model, self.learn.loss_func):
+            if isinstance(part, nn.Module):
+                share_tensors([*part.parameters(), *part.buffers()])  # those that are not saved, too
 
     def share_buffers(self) -> None:
-        """Rank 0's buffers, such as batch norm's statistics, for all: each rank's are of its own shares."""
-        share_tensors(self.learn.model.buffers())
+        """Rank 0's buffers, such as batch norm's statistics, for all: each rank's are of its own shares.
+
+        Those that are not saved may have another size on each, as a table that grows with the longest sequence.
+        """
+        model = self.learn.model
+        saved = model.state_dict().keys()
+        share_tensors([buffer for name, buffer in model.named_buffers() if name in saved])
+
+    def compare(self, results: dict[str, float]) -> None:
+        """Refuse metrics that no rank has added up.
+
+        Raises:
+            ValueError: one that has another value on another rank.
+        """
+        for number, theirs in enumerate(all_objects(results)):
+            for name, value in theirs.items():
+                if value != results[name] and not (math.isnan(value) and math.isnan(results[name])):
+                    raise ValueError(
+                        f"a metric's compute() adds up the sums of all ranks; {name!r} is {value!r} on rank {number} "
+                        f"and {results[name]!r} on rank {self.rank}: give a function (preds, y), or evaluate in one "
+                        "process"
+                    )
 
     def share_of(self, loader: Any, *, training: bool) -> Share:
         """A ``with`` block in which a loader gives this rank's share of each batch.

@@ -37,12 +37,12 @@ def snapshot(learn: Any, *, done: bool = False, of_all_ranks: bool = True) -> di
         done: the fit is over; to run it again trains nothing.
         of_all_ranks: with what every rank has of its own; all of them have to call it. False: of this rank alone.
     """
-    gathers = of_all_ranks and learn.ranks is not None
-    if gathers:
-        learn.ranks.share_buffers()  # what is saved is what all go on with
     state = _snapshot(learn, done)
-    if gathers:
-        state["ranks"] = gather_states(state)
+    if of_all_ranks and learn.ranks is not None:
+        parts = {"model": learn.model, "loss": learn.loss_func}
+        modules = {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}
+        buffers = {name: {buffer for buffer, _ in part.named_buffers()} for name, part in modules.items()}
+        state["ranks"] = gather_states(state, buffers)
     return state
 
 
@@ -135,9 +135,15 @@ class Resumption:
             return None
         if checkpoint is None:
             raise ValueError("resume goes on from what a Checkpoint has saved; this Learner has none: add Checkpoint()")
-        # rank 0's, as the others may not see its folder
-        found = checkpoint.find_state(learn, None if resume is True else Path(str(resume))) if is_main() else None
-        found = of_main(found)
+        found = error = None
+        if is_main():  # the others may not see its folder
+            try:
+                found = checkpoint.find_state(learn, None if resume is True else Path(str(resume)))
+            except (OSError, ValueError) as raised:
+                error = raised
+        found, error = of_main((found, error))
+        if error is not None:
+            raise error
         if found is None:
             return None
         state, path = found

@@ -136,11 +136,14 @@ def saved_by(n_ranks):
             "train_loss": [float(rank), rank + 1],
             "generators": [f"generator of {rank}", None],
             "callbacks": {"Own": rank} if rank else {},
+            "model": {"mean": rank} if rank else {},
+            "loss": {"centre": rank} if rank else {},
         }
         for rank in range(n_ranks)
     ]
     phases = {"train": {"batch": 3, "generators": "generator of 0"}, "valid": {"batch": 0}}
     shared = {"callbacks": {"Own": 0, "Shared": "all"}, "step": 7, **phases}
+    shared |= {"model": {"weight": "all", "mean": 0}, "loss": {"centre": 0}}
     return {**shared, **{name: own[0][name] for name in ("rng", "epoch_start", "train_loss")}, "ranks": own}
 
 
@@ -153,6 +156,8 @@ def test_state_of_a_rank_when_as_many_go_on_as_saved_it_then_each_has_all_of_its
             "train": {"batch": 3, "generators": f"generator of {rank}"},
             "valid": {"batch": 0},
             "callbacks": {"Own": rank, "Shared": "all"},
+            "model": {"weight": "all", "mean": rank},
+            "loss": {"centre": rank},
             "step": 7,
         }
 
@@ -163,7 +168,8 @@ def test_state_of_a_rank_when_others_saved_it_then_the_sums_are_on_rank_0_and_ca
         state = state_of_rank(saved_by(3), rank, world)
         assert state["train_loss"] == ([3.0, 6] if rank == 0 else [0.0, 0])
         assert state["rng"] == f"rng of {rank % 3}"
-        assert (state["callbacks"], state["train"]) == (saved_by(3)["callbacks"], saved_by(3)["train"])
+        for part in ("callbacks", "train", "model", "loss"):
+            assert state[part] == saved_by(3)[part]
         assert "ranks" not in state
 
 

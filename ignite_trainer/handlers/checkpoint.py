@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from ..arguments import check_folder, is_number, is_whole
 from ..callbacks import Callback
-from ..distributed import barrier, is_main
+from ..distributed import barrier, is_main, of_main
 from ..files import sum_file
 from ..loadable import refuse_unloadable
 from ..resume import refuse_persistent_workers, snapshot
@@ -82,6 +82,7 @@ class Checkpoint(Callback):
         self.brings = (CrashReport(folder),)
         self.writer = StateWriter()
         self._saved_at, self._saved_step, self._due = 0.0, 0, False
+        self._poll = ""
         self._soundness, self._ruined = Soundness(), False
 
     def folder(self, learn: Any) -> Path:
@@ -126,7 +127,8 @@ class Checkpoint(Callback):
         if learn.ranks is not None:
             learn.ranks.polls["signal"] = lambda: bool(self.signals.received)
             if self.every_seconds is not None:
-                learn.ranks.polls["seconds"] = self._has_waited
+                self._poll = f"seconds of checkpoint {learn.cbs.index(self)}"  # the same on all ranks
+                learn.ranks.polls[self._poll] = self._has_waited
         if self.best is not None:
             self.best = Best(self.best.monitor, mode=self.best.mode)
         self._saved_at, self._saved_step, self._due = time.monotonic(), learn.step, False
@@ -146,7 +148,7 @@ class Checkpoint(Callback):
             return self.writer.raise_failure()
         if self.every_steps is not None and learn.step - self._saved_step >= self.every_steps:
             self._due = True
-        if self.every_seconds is not None and self._asked(learn, "seconds", self._has_waited):
+        if self.every_seconds is not None and self._asked(learn, self._poll, self._has_waited):
             self._due = True
         if (self._due or self._signalled(learn)) and learn.at_step_boundary and not learn.at_last_batch:
             self._save(learn)
@@ -154,10 +156,12 @@ class Checkpoint(Callback):
     def after_validate(self, learn: Any) -> None:
         """Save at the end of an epoch; the fit's last one waits for ``after_fit``."""
         self.writer.raise_failure()
-        if self.best is not None and self._is_sound(learn):  # NaN weights can have a good accuracy
-            is_best = self.best.update(learn.history[-1][self.best.monitor])
-            if is_best and _all_are_here(learn):
-                self._write(self.folder(learn) / "best.pt", snapshot(learn))
+        if not _all_are_here(learn):  # on ranks a stop that was asked for just now is known to all from here on
+            return
+        best = self.best
+        # NaN weights can have a good accuracy
+        if best is not None and self._is_sound(learn) and best.update(learn.history[-1][best.monitor]):
+            self._write(self.folder(learn) / "best.pt", snapshot(learn))
         if learn.ending:
             return
         every = self.every_epochs
@@ -217,7 +221,7 @@ class Checkpoint(Callback):
             self._write(self.folder(learn) / f"step-{learn.step:08d}.pt", snapshot(learn, done=done), keep=self.keep)
         self._saved_at, self._saved_step, self._due = time.monotonic(), learn.step, False
         if learn.ranks is not None and self.every_seconds is not None:
-            learn.ranks.asked.discard("seconds")
+            learn.ranks.asked.discard(self._poll)
         if self._signalled(learn) and not done:
             self.writer.wait()
             self.writer.raise_failure()
@@ -235,7 +239,10 @@ class Checkpoint(Callback):
             self.writer.write(path, state, keep=keep, background=self.background)
 
     def _is_sound(self, learn: Any) -> bool:
-        """Whether nobody has called the fit broken, and the weights are as finite as they were at the start."""
+        """Whether nobody has called the fit broken, and rank 0's weights are as finite as they were at the start."""
+        return bool(of_main(self._is_sound_here(learn)))  # buffers may have gone bad on another alone
+
+    def _is_sound_here(self, learn: Any) -> bool:
         if learn.outcome == "broken":
             return False
         bad = self._soundness.first_bad(learn.model)
