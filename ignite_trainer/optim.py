@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from .arguments import takes
 
@@ -30,7 +31,8 @@ def param_groups(
             alone; one for a bias by its full name holds.
 
     Raises:
-        ValueError: an override that names nothing in the model or sets ``params``; a model with nothing to train.
+        ValueError: an override that names nothing in the model or sets ``params``; a model with nothing to train; lazy
+            parameters and a weight decay.
 
     Warns:
         UserWarning: an override that names nothing trainable.
@@ -46,6 +48,11 @@ def param_groups(
     1 0.5 0.0
     """
     overrides = overrides or {}
+    for name, parameter in model.named_parameters() if weight_decay else ():
+        if is_lazy(parameter):
+            raise ValueError(
+                f"which weights are decayed goes by their shapes; {name} has none yet: call the model on a batch first"
+            )
     names_of, undecayed = _names_and_undecayed(model)
     _check_overrides(overrides, model, names_of)
     options_of_groups: list[dict[str, Any]] = []

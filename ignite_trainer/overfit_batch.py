@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from .arguments import is_whole
 from .callbacks import Callback
 from .epochs import first_batch
 from .learner import Learner
+from .nests import map_leaves
 from .trial import ratios, set_lr, trial
 
 __all__ = ["OverfitBatch", "OverfitLosses"]
@@ -80,13 +81,27 @@ class OverfitBatch:
     def run(self) -> OverfitLosses:
         """Train and look."""
         losses = _Losses(self.lr)
-        with trial(self.learn, batches := [], cbs=[*self.cbs, losses]) as twin:
-            batch = first_batch(self.learn.train_dl) if self.batch is None else self.batch
-            batches += [batch] * (self.n_steps * self.learn.accumulate)
+        batches = _Copies(self.n_steps * self.learn.accumulate)
+        with trial(self.learn, batches, cbs=[*self.cbs, losses]) as twin:
+            batches.batch = first_batch(self.learn.train_dl) if self.batch is None else self.batch
             twin.fit(1)
         values = torch.stack([*losses.by_step.values()]).tolist() if losses.by_step else [float("nan")]
         tail = values[-max(1, len(values) // 10) :]
         return OverfitLosses(values, values[0], sum(tail) / len(tail))
+
+
+class _Copies:
+    """A batch so many times, each a copy: callbacks and models may change what they are given."""
+
+    def __init__(self, n_batches: int):
+        self.n_batches, self.batch = n_batches, None
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def __iter__(self) -> Iterator[Any]:
+        for _ in range(self.n_batches):
+            yield map_leaves(self.batch, lambda part: part.clone() if isinstance(part, Tensor) else part)
 
 
 class _Losses(Callback):

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -59,7 +61,8 @@ def one_cycle(
         final_div_factor: the last rate is the first divided by this.
 
     Raises:
-        ValueError: ``pct_start`` not between 0 and 1; when made, a rise of exactly one step.
+        ValueError: ``pct_start`` not between 0 and 1, a rate or factor not above 0; when made, a rise of exactly one
+            step.
 
     Source: Smith and Topin, Super-Convergence; fastai's fit_one_cycle.
 
@@ -72,6 +75,9 @@ def one_cycle(
         raise ValueError(
             f"pct_start is the part of the run in which the rate rises, between 0 and 1; got {pct_start!r}"
         )
+    for name, value in (("max_lr", max_lr), ("div_factor", div_factor), ("final_div_factor", final_div_factor)):
+        if value is not None and not (isinstance(value, (list, tuple)) or value > 0):
+            raise ValueError(f"{name} is above 0; got {value!r}")
     options = {"max_lr": max_lr, "pct_start": pct_start, "cycle_momentum": cycle_momentum}
     options |= {"div_factor": div_factor, "final_div_factor": final_div_factor}
     return LRSchedule("one_cycle", _one_cycle, options)
@@ -149,7 +155,7 @@ def build_scheduler(
         made = _factor_at_start(schedule, error)
     if isinstance(made, LRScheduler):
         return made
-    if not isinstance(made, (int, float)):
+    if not isinstance(made, Real) and not (isinstance(made, Tensor) and made.numel() == 1):
         raise TypeError(
             "a function for a schedule gives a torch scheduler of the optimizer, or a factor for the steps taken; "
             f"{schedule!r} gave {made!r}"

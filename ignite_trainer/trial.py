@@ -107,6 +107,9 @@ def own_callbacks(learn: Learner) -> tuple[list[Any], list[str]]:
     """
     shared = [learn, learn.trainer, learn.evaluator, learn.model, learn.loss_func, learn.opt]
     shared += [learn.dls, learn.train_dl, learn.valid_dl]
+    for part in (learn.model, learn.loss_func):  # a callback may hold one of its layers
+        if isinstance(part, nn.Module):
+            shared += [*part.modules(), *part.parameters(), *part.buffers()]
     copies, refused = [], []
     for cb in learn.cbs:
         kinds = (kind for kind in type(cb).__mro__ if kind is not Callback)

@@ -2,9 +2,10 @@
 
 import time
 
+import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 from ignite_trainer.data import ImageTensors
 
@@ -21,6 +22,13 @@ def images(n, seed):
 
 def tiny():
     return images(60, 1), images(30, 2), images(21, 3)
+
+
+def drawn():
+    """A split that is drawn from NumPy's generator."""
+    whole = images(60, 1)
+    rows = np.random.permutation(60).tolist()
+    return Subset(whole, rows[:40]), Subset(whole, rows[40:])
 
 
 def noise():

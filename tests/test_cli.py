@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from safetensors.torch import load_file
 
 from ignite_trainer import CSVImages
 from ignite_trainer.cli.build import build_job, loader_of
+from ignite_trainer.cli.evaluate import ConfusionCounts
 from ignite_trainer.cli.options import parse_options
 from ignite_trainer.cli.run_folder import read_run
 from ignite_trainer.cli.run_job import _scalars
@@ -264,6 +267,34 @@ def test_evaluate_when_the_data_have_changed_since_then_says_that_it_may_be_what
         f"{folder / 'run'} had 24 samples to train and 6 to validate, csv:{folder / 'labels.csv'} has 25 samples to "
         "train and 6 to validate now: some of these it may have been trained on"
     )
+
+
+def test_confusion_when_labels_are_bytes_then_is_that_of_all_classes():
+    counts, n = ConfusionCounts(20), 20
+    y = torch.arange(n, dtype=torch.uint8)
+    counts.after_loss(SimpleNamespace(batch=(None, y), preds=torch.eye(n)))
+    assert torch.equal(counts.matrix, torch.eye(n, dtype=torch.int64))
+
+
+def test_job_when_its_data_are_drawn_then_each_command_gets_the_same():
+    options = parse_options(["--data", "tests.cli_jobs:drawn"], prog="train", description="").options
+    first, second = (build_job(options).data for _ in range(2))
+    assert first.train.indices == second.train.indices
+    assert build_job(replace(options, seed=1)).data.train.indices != first.train.indices
+
+
+def test_resume_when_the_classes_have_changed_since_then_is_refused(tmp_path, capsys):
+    folder = run_on_csv(tmp_path)
+    config, table = folder / "run/config.yaml", folder / "labels.csv"
+    config.write_text(config.read_text().replace("epochs:\n    value: 2", "epochs:\n    value: 3"))
+    table.write_text(table.read_text().replace("bag", "yoke"))
+    before = (folder / "run/history.csv").read_bytes()
+    _, err = run(["resume", folder / "run"], capsys, code=2)
+    assert "was trained on 3 classes and inputs (1, 8, 8); csv:" in err
+    assert (folder / "run/history.csv").read_bytes() == before
+    table.write_text(table.read_text().replace("yoke", "bag"))
+    run(["resume", folder / "run"], capsys)  # of a finished run, with more epochs
+    assert len(history(folder / "run")) == 3
 
 
 def test_confusion_when_wider_than_a_terminal_then_the_most_frequent_are_named():

@@ -49,6 +49,31 @@ def test_check_when_nothing_is_to_be_trained_then_says_so():
     assert text.startswith("a training step moves parameters that have requires_grad; the model has none: thaw those")
 
 
+def test_check_when_a_callback_holds_a_layer_then_it_is_the_models():
+    model = mlp()
+
+    class Holds(Callback):
+        def __init__(self):
+            self.head = model[2]
+
+        def after_predict(self, learn):
+            learn.preds = learn.preds + 0 * self.head.weight.sum()
+
+        def before_epoch(self, learn):
+            self.head.requires_grad_(False)
+
+    assert check(learner(model, loaders(points), cbs=[Holds()])).facts == []
+    assert model[2].weight.requires_grad
+
+
+def test_check_when_the_loss_raises_of_nan_then_names_the_sample():
+    x, y = points(400, n_classes=2)
+    x[333] = torch.nan  # behind the steps that are tried
+    model = nn.Sequential(nn.Linear(6, 1), nn.Sigmoid(), nn.Flatten(0))
+    text = only(facts(learner(model, (cut(x, y.float()), None), nn.BCELoss())), "nan")
+    assert "333" in text
+
+
 # ---- facts -------------------------------------------------------------------------------------------------------
 
 

@@ -141,3 +141,12 @@ def test_param_groups_given_an_override_of_nothing_trainable_warns(key):
 def test_param_groups_of_a_frozen_model_is_refused():
     with pytest.raises(ValueError, match="an optimizer needs parameters with requires_grad; MLP has none"):
         param_groups(MLP(3, 4, 2).requires_grad_(False), lr=0.1)
+
+
+def test_param_groups_with_decay_when_a_parameter_has_no_shape_yet_then_is_refused():
+    model = nn.Sequential(nn.LazyLinear(3))
+    with pytest.raises(
+        ValueError, match=r"which weights are decayed goes by their shapes; 0\.weight has none yet: call"
+    ):
+        param_groups(model, lr=0.1, weight_decay=0.01)
+    assert len(param_groups(model, lr=0.1)) == 1

@@ -73,3 +73,14 @@ def test_overfit_batch_when_the_loader_gives_nothing_then_says_so():
     learn = Learner(mlp(), (lambda: iter(()), None), nn.CrossEntropyLoss(), lr=0.1, device="cpu")
     with pytest.raises(ValueError, match="a loader gives at least one batch an epoch; this one gave none"):
         OverfitBatch(learn).run()
+
+
+def test_losses_when_a_callback_changes_the_batch_in_place_then_each_step_has_it_as_it_came():
+    class Shift(Callback):
+        def before_batch(self, learn):
+            learn.batch[0].sub_(1)
+
+    x, y = blobs(8)
+    seen = OverfitBatch(make(), n_steps=10, batch=(x, y), cbs=[Shift()]).run()
+    assert torch.equal(x, blobs(8)[0])
+    assert seen.losses == OverfitBatch(make(), n_steps=10, batch=(x - 1, y)).run().losses

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -36,6 +37,20 @@ def test_one_cycle_gives_the_rates_and_momenta_of_torch_stepped_by_hand(options,
     reference = lr_scheduler.OneCycleLR(theirs, 0.7, total_steps=n_steps, **options)
     assert rates(ours, scheduler, n_steps) == rates(theirs, reference, n_steps)
     assert ours.param_groups[0]["momentum"] == theirs.param_groups[0]["momentum"]
+
+
+@pytest.mark.parametrize("name", ["max_lr", "div_factor", "final_div_factor"])
+def test_one_cycle_given_what_is_not_above_0_is_refused(name):
+    for value in (0, -1.0):
+        with pytest.raises(ValueError, match=f"^{name} is above 0; got {value}$"):
+            one_cycle(**{name: value})
+
+
+@pytest.mark.parametrize("number", [float, np.float32, torch.tensor])
+def test_build_scheduler_when_the_factor_is_any_number_then_is_one_of_the_steps(number):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    build_scheduler(lambda step: number(0.5), optimizer, None)
+    assert float(optimizer.param_groups[0]["lr"]) == pytest.approx(0.05)
 
 
 def test_one_cycle_without_a_rate_keeps_the_rates_of_the_groups_apart():

@@ -48,7 +48,7 @@ class Job(NamedTuple):
 
 
 def build_job(options: Options, *, cbs: Iterable[Any] = (), folder: Any = None) -> Job:
-    """The job of these options; the global generators are seeded just before the model is made.
+    """The job of these options; the generators are seeded before the data is loaded, and before the model is made.
 
     Args:
         options: checked.
@@ -61,6 +61,7 @@ def build_job(options: Options, *, cbs: Iterable[Any] = (), folder: Any = None) 
     if options.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
         torch.use_deterministic_algorithms(True)
+    seed_everything(options.seed)  # a function of the user's may draw its split
     data = load_data(options)
     dls = _loaders(data, options)
     seed_everything(options.seed)

@@ -18,7 +18,7 @@ from ..export import load_weights
 from .build import build_job, loader_of
 from .mistakes import UserMistake, mistakes
 from .options import DEVICE
-from .run_folder import read_run, weights_file
+from .run_folder import check_data, read_run, weights_file
 from .train import say
 
 __all__ = ["evaluate"]
@@ -55,11 +55,7 @@ def evaluate(
         known.model()  # says what is missing, before the data is read
     counts = ConfusionCounts(len(known.classes))
     job = build_job(replace(known.options, device=device, augment="none"), cbs=[counts])
-    if job.data.classes != known.classes or job.data.input_shape != known.input_shape:
-        raise UserMistake(
-            f"{run} was trained on {len(known.classes)} classes and inputs {known.input_shape}; {known.options.data} "
-            f"has {len(job.data.classes)} and {job.data.input_shape} now, or names them otherwise"
-        )
+    check_data(known, job.data)
     split = split or ("valid" if job.data.test is None else "test")
     dataset = getattr(job.data, split)
     if dataset is None:
@@ -93,7 +89,7 @@ class ConfusionCounts(Callback):
 
     def after_loss(self, learn: Any) -> None:
         """Count a batch."""
-        y, n = learn.batch[1], len(self.matrix)
+        y, n = learn.batch[1].long(), len(self.matrix)  # uint8 would wrap around
         pairs = torch.bincount(y * n + learn.preds.argmax(dim=1), minlength=n * n)
         self.matrix = self.matrix.to(pairs.device) + pairs.view(n, n)
 

@@ -158,7 +158,7 @@ def parse_options(words: Sequence[str], *, prog: str, description: str) -> Given
 
     parsed, origins = parse(_Words(Options())), {}
     if parsed.config is not None:
-        values, _ = read_config(parsed.config, Options)
+        values, _ = read_config(parsed.config.expanduser(), Options)
         parsed = parse(_Words(dataclasses.replace(Options(), **values)))
         origins = dict.fromkeys(values, "file")
     flags = {word.partition("=")[0].removeprefix("--").replace("_", "-") for word in words if word.startswith("--")}

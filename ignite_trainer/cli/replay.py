@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ignite.engine import Events
+from torch import Tensor
 
 from ..events import CancelEpochException, CancelFitException
-from ..handlers import Checkpoint
+from ..handlers import Checkpoint, RunFiles, TensorBoard
 from ..handlers.crash import CrashReport, event_of, load_crash
 from ..learner import Learner
 from ..resume import check_state, restore
@@ -81,7 +82,7 @@ def _run_again(learn: Learner, report: dict[str, Any], file: Path) -> Exception 
     """The error of the one batch, run in a fit that is put where the other one was."""
     state, training = report["state"], report["phase"] == "training"
     engine = learn.trainer if training else learn.evaluator
-    learn.cbs = [cb for cb in learn.cbs if not isinstance(cb, (Checkpoint, CrashReport))]
+    learn.cbs = [cb for cb in learn.cbs if not isinstance(cb, (Checkpoint, CrashReport, RunFiles, TensorBoard))]
     state["callbacks"] = {name: s for name, s in state["callbacks"].items() if not name.startswith("Checkpoint")}
 
     def begin(epochs: Any) -> Iterator[Any]:
@@ -117,7 +118,8 @@ def _say_whether_finite(learn: Learner, report: dict[str, Any], error: Exception
     if error is not None:
         print(f"again: another error came: {_line(error)}")
         return 1
-    bad = [name for name, tensor in report["state"]["model"].items() if not tensor.isfinite().all()]
+    state = report["state"]["model"].items()
+    bad = [name for name, value in state if isinstance(value, Tensor) and not value.isfinite().all()]
     if bad:
         print(f"in the report {bad[0]} is not finite already: NaNGuard(every_steps=1) notices it sooner")
     print(f"again: the loss is {learn.loss.item()}")

@@ -10,10 +10,11 @@ from torch import nn
 from ..export import load_weights
 from .build import build_model
 from .config_file import read_config, read_yaml
+from .job_data import JobData
 from .mistakes import UserMistake, mistakes
 from .options import Given, Options, check
 
-__all__ = ["Run", "is_run", "read_run", "weights_file"]
+__all__ = ["Run", "check_data", "is_run", "read_run", "weights_file"]
 
 _CONFIG = "config.yaml"
 
@@ -58,6 +59,19 @@ class Run(NamedTuple):
 def is_run(folder: Path) -> bool:
     """Whether there is a run in this folder."""
     return (folder / _CONFIG).exists() or (folder / "checkpoints").exists()
+
+
+def check_data(known: Run, data: JobData) -> None:
+    """Refuse data of other classes, or of another shape, than a run was trained on.
+
+    Raises:
+        UserMistake: it is.
+    """
+    if data.classes != known.classes or data.input_shape != known.input_shape:
+        raise UserMistake(
+            f"{known.folder} was trained on {len(known.classes)} classes and inputs {known.input_shape}; "
+            f"{known.options.data} has {len(data.classes)} and {data.input_shape} now, or names them otherwise"
+        )
 
 
 def weights_file(folder: Path) -> Path:

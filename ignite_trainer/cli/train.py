@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any
 
 import tyro
@@ -22,7 +23,7 @@ from .config_file import job_section
 from .job_data import JobData
 from .mistakes import UserMistake, mistakes
 from .options import Given, parse_options
-from .run_folder import is_run, read_run, weights_file
+from .run_folder import Run, check_data, is_run, read_run, weights_file
 
 __all__ = ["TRAIN_HELP", "resume", "train"]
 
@@ -59,7 +60,7 @@ def train(words: Sequence[str]) -> int:
             f"--folder is a new one; in {folder} there is a run already: go on with `ignite-trainer resume {folder}`, "
             "or give another"
         )
-    return _run(given, resume=False)
+    return _run(given)
 
 
 def resume(run: Annotated[Path, tyro.conf.arg(metavar="RUN")], /) -> int:
@@ -73,14 +74,14 @@ def resume(run: Annotated[Path, tyro.conf.arg(metavar="RUN")], /) -> int:
     Returns:
         0: done, or it was finished before; 1: the loss was no longer finite.
     """
-    given = read_run(run).given
+    known = read_run(run)
     with mistakes():
         found = newest_checkpoint(run / "checkpoints")
-    if found is not None and found[0]["progress"]["done"]:
-        done = found[0]["progress"]
+    done = None if found is None else found[0]["progress"]
+    if done is not None and done["done"] and known.options.epochs <= done["n_epochs"]:
         say(f"{run} is finished, after epoch {done['epoch']} and step {done['step']}; nothing is left to train")
         return 0
-    return _run(given, resume=True)
+    return _run(known.given, known)
 
 
 def say(*lines: str) -> None:
@@ -112,9 +113,12 @@ class MaxSteps(Callback):
             learn.stop(f"stopped after {learn.step} steps, as --max-steps asks for")
 
 
-def _run(given: Given, *, resume: bool) -> int:
+def _run(given: Given, known: Run | None = None) -> int:
+    """Train; ``known``: the run to go on with."""
     options = given.options
     job = build_job(options, folder=options.folder)
+    if known is not None:
+        check_data(known, job.data)
     learn = job.learn
     learn.cbs += _callbacks(given, job.data)
     if options.timeline:
@@ -123,10 +127,10 @@ def _run(given: Given, *, resume: bool) -> int:
         with mistakes():
             if options.folder is None and is_main():
                 learn.folder.mkdir(parents=True)  # at once, and an error where another run has just done so
-            learn.fit(options.epochs, resume=resume)
+            learn.fit(options.epochs, resume=known is not None)
     except SystemExit as stopped:
         if stopped.code == EXIT_RESUMABLE and is_main():
-            print(f"go on with: ignite-trainer resume {learn.folder}", file=sys.stderr, flush=True)
+            print(f"go on with: ignite-trainer resume {quote(str(learn.folder))}", file=sys.stderr, flush=True)
         raise
     for line in _end(job):
         say(line)
@@ -193,4 +197,4 @@ def _end(job: Job) -> Iterator[str]:
             test = learn.evaluate(loader_of(job.data.test, job.options))
         yield f"{'test, best':12}{'':31}{test['loss']:>9.4f}{test['accuracy']:>10.2%}"
     shown = learn.folder if job.options.folder else learn.folder.parent  # runs, where all that nobody named are
-    yield from ["", f"the run: {learn.folder}", f"the dashboard: tensorboard --logdir {shown}"]
+    yield from ["", f"the run: {learn.folder}", f"the dashboard: tensorboard --logdir {quote(str(shown))}"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 import time
 import warnings
 from collections.abc import Iterable, Mapping
@@ -31,7 +32,7 @@ def write_start(events: EventFile, learn: Any, config: Mapping[str, Any], extra:
     """The layout of the charts, the values of the run as text, and its hparams: those that somebody chose."""
     summary = summaries()
     metrics = list(learn.metrics) if learn.validates else []
-    charts = {name: ["Multiline", [f"^{name}/(train|valid)$"]] for name in ("loss", *metrics)}
+    charts = {name: ["Multiline", [f"^{re.escape(name)}/(train|valid)$"]] for name in ("loss", *metrics)}
     steps = {
         "learning rate": ["Multiline", ["^lr/"]],
         "gradient norm": ["Multiline", ["^norm/"]],
@@ -143,7 +144,11 @@ def write_histograms(events: EventFile, model: Any, step: int) -> None:
 def write_batch(events: EventFile, batch: Any, names: list[str] | None, step: int) -> None:
     """The first images of a batch with their labels, if they are images."""
     x, y = batch
-    if not is_images(x, first_dimension(x, y)):
+    try:
+        n_samples = first_dimension(x, y)
+    except TypeError:  # nothing tells, as of a tokenizer's batch
+        return
+    if not is_images(x, n_samples):
         return
     images = [image.cpu() for image in x[:N_IMAGES].detach()]
     titles = [""] * len(images)

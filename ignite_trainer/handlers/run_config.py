@@ -67,6 +67,7 @@ def class_names(dls: Any) -> list[str] | None:
         found = loader
         while found is not None:
             classes = getattr(found, "classes", None)
+            classes = classes.tolist() if isinstance(classes, np.ndarray) else classes
             if isinstance(classes, (list, tuple)):
                 return [str(name) for name in classes]
             found = getattr(found, "dataset", None)

@@ -216,6 +216,8 @@ def as_scores(preds: Any, y: Any, loss_func: Any = None) -> tuple[Tensor, Tensor
 
 def is_images(x: Any, n: int) -> bool:
     """Whether x is n grey or colour images: (n, H, W), (n, 1, H, W) or (n, 3, H, W), at least 4 pixels a side."""
-    if not isinstance(x, Tensor) or len(x.shape) < 3 or len(x) != n or min(x.shape[-2:]) < 4:
+    if not isinstance(x, Tensor) or x.is_nested or x.layout is not torch.strided:
+        return False
+    if x.ndim < 3 or len(x) != n or min(x.shape[-2:]) < 4:
         return False
     return x.ndim == 3 or (x.ndim == 4 and x.shape[1] in (1, 3))

@@ -111,7 +111,10 @@ def _readings(
     as_given = not any(has_point(cb, point) for cb in cbs for point in ("before_batch", "after_predict"))
 
     def handles_nan(batch: Any) -> bool:
-        return isinstance(learn.trainer.step, TrainStep) and math.isfinite(twin.evaluate([batch])["loss"])
+        try:
+            return isinstance(learn.trainer.step, TrainStep) and math.isfinite(twin.evaluate([batch])["loss"])
+        except Exception:  # whatever a loss raises of NaN, which it then does not handle
+            return False
 
     loaders = {"training": learn.train_dl} | ({"validation": learn.valid_dl} if learn.validates else {})
     return [

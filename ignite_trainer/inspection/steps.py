@@ -51,6 +51,7 @@ class Steps(Callback):
         self._bad_labels: list[str] = []
         self._reached: set[str] = set()
         self._trainable: list[str] = []
+        self._frozen: set[str] = set()  # by a callback
         self._modes: dict[str, set[bool]] = defaultdict(set)
         self._affected: list[str] = []
         self._probabilities: dict[str, bool] = {}
@@ -108,6 +109,7 @@ class Steps(Callback):
         if self.first_loss is None and isinstance(learn.loss, Tensor):
             self.first_loss = float(learn.loss.detach())
         self.n_trained += 1
+        self._frozen.update(name for name, parameter in learn.model.named_parameters() if not parameter.requires_grad)
         if self.n_trained == self.n_watched:
             self._hooks.close()
             self._batch_over = time.perf_counter()
@@ -135,7 +137,7 @@ class Steps(Callback):
                 "be trained, with requires_grad_()",
                 True,
             )
-        without = [name for name in self._trainable if name not in self._reached]
+        without = [name for name in self._trainable if name not in self._reached | self._frozen]
         if without and (self.broken or self._reached):
             steps = "any step" if self.broken else f"{self.n_trained} steps"
             yield Finding(
