@@ -11,6 +11,7 @@ from ignite.engine import Engine
 from ignite.metrics import Metric
 from torch import Tensor
 
+from .distributed import sum_float64
 from .loss_size import FEW, LossSize, first_dimension
 
 __all__ = ["Accuracy", "BatchMean", "Loss", "Ratio", "UpdatedMetric", "accuracy"]
@@ -32,19 +33,19 @@ def accuracy(preds: Tensor, y: Tensor) -> Tensor:
 
 
 class Ratio(Metric):
-    """A metric that is one sum divided by another, over all ranks once ``share_sums`` has added them up."""
+    """A metric that is one sum divided by another, over all ranks."""
 
     def reset(self) -> None:
         """Forget all batches."""
-        self.of_all_ranks: tuple[float, float] | None = None
+        self.of_all_ranks: tuple[float, float] | None = None  # where a learner has added up several metrics at once
 
     def sums(self) -> tuple[float, float]:
         """What this rank has added up."""
         raise NotImplementedError
 
     def compute(self) -> float:
-        """The mean so far, NaN where nothing was added; waits for the device."""
-        total, n = self.of_all_ranks or self.sums()
+        """The mean so far, NaN where nothing was added; waits for the device, and every rank has to call it."""
+        total, n = self.of_all_ranks or sum_float64(torch.tensor(self.sums(), dtype=torch.float64)).tolist()
         return total / n if n else math.nan
 
 

@@ -6,6 +6,7 @@ they return to FOLDER/rank-<rank>.pt.
 
 import os
 import random
+import signal
 import sys
 import time
 from pathlib import Path
@@ -34,12 +35,13 @@ from ignite_trainer import (
     TensorBoard,
     TensorLoader,
     accuracy,
+    metrics,
     seed_everything,
     warmup_cosine,
 )
 from ignite_trainer.distributed import initialize, rank, world_size
 from ignite_trainer.vision import import_torchvision
-from tests.tiny import blobs, dropout_net, mlp
+from tests.tiny import Centred, blobs, dropout_net, mlp
 
 
 def points(n, seed=1):
@@ -249,7 +251,7 @@ class OfRank(Callback):
         self.drawn = state["drawn"]
 
 
-def nasty(folder, *, model=dropout_net, cbs=(), **checkpoint):
+def nasty(folder, *, model=dropout_net, loss_func=None, cbs=(), **checkpoint):
     """Batch norm, dropout, windows, clipping, a schedule, averages, stopping, the dashboard, and random data."""
     seed_everything(3 + int(os.environ.get("RANK", "0")))  # there is no group yet
     loaders = DataLoaders.from_datasets(Noisy(44, 1), Noisy(21, 2), 8)
@@ -257,7 +259,7 @@ def nasty(folder, *, model=dropout_net, cbs=(), **checkpoint):
     return Learner(
         model().double(),
         loaders,
-        nn.CrossEntropyLoss(),
+        loss_func or nn.CrossEntropyLoss(),
         0.01,
         [
             *(Schedule(warmup_cosine(warmup_steps=2)), EMA(0.8), EarlyStopping(patience=2), OfRank()),
@@ -289,6 +291,36 @@ def interrupted():
         learn = nasty(folder)
         learn.fit(3, resume=True)
         ends[f"stopped-{n_batches}"] = state_of(learn)
+    return ends
+
+
+class Running(nn.Module):
+    """Subtracts a running mean in training too, so that each rank trains with its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = mlp()
+        self.register_buffer("mean", torch.zeros(6))
+        self.register_buffer("table", torch.randn(6), persistent=False)  # rank 0's from the start of a fit
+        self.register_buffer("grows", torch.zeros(1), persistent=False)  # with what its rank has seen
+
+    def forward(self, x):
+        if self.training:
+            self.mean.mul_(0.9).add_(x.detach().mean(0), alpha=0.1)
+            self.grows = torch.zeros(max(len(self.grows), 1 + int(x.abs().max())))
+        return self.net((x - self.mean) * self.table)
+
+
+def interrupted_with_buffers():
+    """The same, saved where it is stopped alone, with statistics that are used in training, of model and loss."""
+    ends = {}
+    for name, n_batches in (("whole", -1), ("stopped-2", 2), ("stopped-7", 7)):
+        how = {"model": Running, "loss_func": Centred().double(), "every_steps": None}
+        if n_batches > 0:
+            nasty(RUN / f"buffers-{name}", cbs=[StopAfter(n_batches)], **how).fit(3)
+        learn = nasty(RUN / f"buffers-{name}", **how)
+        learn.fit(3, resume=True)
+        ends[name] = state_of(learn)
     return ends
 
 
@@ -342,14 +374,45 @@ def refusals():
         "data": lambda: learner(points(8 + rank())).fit(1),
         "rows": lambda: learner(points(8), model=lambda: Sum()).predict(ours),
         "few": lambda: learner(points(8), metrics={"a": IgniteAccuracy()}).evaluate(TensorLoader(*points(1))),
+        "doubled": lambda: learner(points(8), metrics={"roc": EpochMetric(lambda preds, y: 0.0) * 2.0}),
+        "own metric": lambda: learner(points(8), metrics={"own": Share()}).evaluate(TensorLoader(*points(9))),
+        "resume": lambda: learner(points(8), cbs=[Checkpoint(RUN)]).fit(1, resume="/nothing/there.pt"),
+        "callbacks": lambda: learner(points(8), cbs=[Checkpoint(RUN)] if rank() == 0 else []).fit(1),
+        "extra": lambda: learner(points(8), model=WithExtra).fit(1),
     }
     texts = {}
     for name, attempt in tries.items():
         try:
             attempt()
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OSError) as error:
             texts[name] = f"{type(error).__name__}: {error}"
     return texts
+
+
+class Share:
+    """A metric that no rank adds up: how many samples it has seen."""
+
+    def reset(self):
+        self.n = 0
+
+    def update(self, preds, y):
+        self.n += len(y)
+
+    def compute(self):
+        return self.n
+
+
+class WithExtra(nn.Linear):
+    """Has an extra state that is a tensor."""
+
+    def __init__(self):
+        super().__init__(6, 3)
+
+    def get_extra_state(self):
+        return torch.zeros(1)
+
+    def set_extra_state(self, state):
+        pass
 
 
 class Sum(nn.Linear):
@@ -479,6 +542,77 @@ class ClockOfTheLast(Callback):
         self.saving.every_seconds = 1e9
 
 
+def together():
+    """What ranks did otherwise than one process: two clocks, a stop with a signal, natively attached metrics, …"""
+    ends = {}
+    checkpoints = [
+        Checkpoint(RUN / f"clock-{i}-{world_size()}", every_epochs=None, every_seconds=seconds, keep=None)
+        for i, seconds in enumerate((1e9, 1e-6))
+    ]
+    learn = learner(points(40), cbs=checkpoints)
+    learn.fit(2)
+    ends["clocks"] = [sorted(path.name for path in cb.folder(learn).glob("*.pt")) for cb in checkpoints]
+    stopping = EarlyStopping("train_loss", min_delta=1e6, patience=2)
+    learn = learner(points(40), cbs=[stopping, SignalAtTheEnd(), Checkpoint(RUN / f"signal-{world_size()}")])
+    learn.fit(5)
+    ends["signal"] = len(learn.history)
+    learn = learner(points(40), points(13, 2))
+    metrics.Accuracy().attach(learn.evaluator, "native")
+    natives = []
+
+    @learn.evaluator.on(Events.COMPLETED)
+    def leave():
+        natives.append(learn.evaluator.state.metrics["native"] == learn.evaluator.state.metrics["accuracy"])
+        if len(natives) == 2:
+            raise CancelFitException
+
+    learn.fit(4)
+    ends["natives"] = natives
+    learn = learner(points(16), points(13, 2))
+    learn.trainer.run(TensorLoader(*points(41), batch_size=8, equal_batches=True))
+    ends["run"] = learn.step
+    learn = learner(points(40), cbs=[Twice()])
+    learn.fit(2)
+    ends["widest"] = learn.step
+    seed_everything(3 + rank())
+    learn = Learner(mlp().double(), (TensorLoader(*points(40), batch_size=8),) * 2, nn.CrossEntropyLoss(), 0.1)
+    learn.one_epoch(True)
+    ends["weights"] = end_of(learn)["weights"]
+    return ends
+
+
+class SignalAtTheEnd(Callback):
+    """Sends the last rank a signal in the epoch that early stopping ends."""
+
+    order = 85
+
+    def after_validate(self, learn):
+        if learn.stop_reason and rank() == world_size() - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Twice(Callback):
+    """Cancels the fit in the third step, and then only the batch, by another callback that it brings."""
+
+    def __init__(self):
+        self.brings = (Raise("after_step", CancelBatchException, epoch=0, batch=2),)
+
+    def after_step(self, learn):
+        if learn.step == 3:
+            raise CancelFitException
+
+
+def evaluates_where_a_rank_is_not():
+    """A callback evaluates after a batch of which the last rank has no sample."""
+
+    class Evaluate(Callback):
+        def after_batch(self, learn):
+            if learn.engine.training and learn.step == 6:
+                learn.evaluate()
+
+    learner(points(41), points(13, 2), cbs=[Evaluate()]).fit(2)
+
+
 def breaks():
     """Raises on rank 1 in the middle of a fit."""
     learn = nasty(RUN, model=mlp, cbs=[Raise("after_loss", RuntimeError("rank 1 has had enough"), on=1)])
@@ -489,7 +623,8 @@ JOBS = {
     job.__name__: job
     for job in (
         *(evaluation, training, endings, endings_on_one, batches_cancelled, batches_cancelled_on_one),
-        *(interrupted, killed, moved, refusals, others, breaks),
+        *(interrupted, interrupted_with_buffers, killed, moved, refusals, others, breaks),
+        *(together, evaluates_where_a_rank_is_not),
     )
 }
 

@@ -132,8 +132,20 @@ REFUSED = {
     "epochs": "ValueError: all ranks run the same job; rank 1 has n_epochs 2, rank 0 1",
     "data": "ValueError: all ranks run the same job; rank 1 has training loader .*'n_samples': 9.*'n_samples': 8",
     "rows": "ValueError: .* in the order of the samples; got 1 rows for 4 samples on rank 0: predict in one process",
+    "doubled": "TypeError: .*'roc', Ignite's EpochMetric, gathers batches .* compute it from learn.predict",
+    "own metric": r"ValueError: a metric's compute\(\) adds up the sums of all ranks; 'own' is . on rank .: give a fun",
+    "resume": "FileNotFoundError: .*there is none at /nothing/there.pt",
+    "callbacks": "ValueError: all ranks run the same job; rank 1 has callbacks of this package , rank 0 Checkpoint",
+    "extra": "ValueError: ranks begin with rank 0's parameters and buffers; _extra_state is an extra state",
     "few": "ValueError: .*; 1 of 2 have none here, for the metric 'a': take a larger batch_size or fewer ranks",
 }
+
+
+def test_ranks_when_a_callback_evaluates_where_one_has_no_sample_then_all_end_and_it_is_said(tmp_path):
+    run = torchrun("-m", "tests.rank_jobs", "evaluates_where_a_rank_is_not", tmp_path, RANK_RUN=tmp_path)
+    assert run.returncode == 1
+    text = "every rank comes to evaluate; one has no sample of this batch, or has cancelled it: call it in after_step, "
+    assert f"RuntimeError: {text}after_epoch or after_validate" in run.stderr
 
 
 def test_ranks_when_asked_for_what_they_cannot_do_then_each_says_why_and_the_next_fit_goes_well(tmp_path):

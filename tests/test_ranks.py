@@ -82,9 +82,23 @@ def test_ranks_when_a_fit_is_cancelled_or_stopped_anywhere_then_all_end_as_one_p
 
 @pytest.mark.parametrize("n_ranks", [1, 2])
 def test_run_on_ranks_when_stopped_anywhere_and_resumed_then_ends_with_the_same_bits(n_ranks, tmp_path):
-    for ranks in run_jobs(["interrupted"], tmp_path, n_ranks):
-        for name, end in ranks["interrupted"].items():
-            assert equal(end, ranks["interrupted"]["whole"]), name
+    for ranks in run_jobs(["interrupted", "interrupted_with_buffers"], tmp_path, n_ranks):
+        for job, ends in ranks.items():
+            for name, end in ends.items():
+                assert equal(end, ends["whole"]), (job, name)
+
+
+def test_ranks_when_something_is_there_twice_or_comes_late_then_all_is_as_in_one_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(rank_jobs, "RUN", tmp_path)
+    one = rank_jobs.together()
+    assert [len(names) for names in one["clocks"]] == [1, 10]
+    assert (one["signal"], one["natives"], one["run"], one["widest"]) == (3, [True, True], 6, 3)
+    everybodys = run_jobs(["together"], tmp_path, 2)
+    weights = everybodys[0]["together"].pop("weights")
+    assert equal(everybodys[1]["together"].pop("weights"), weights)
+    one.pop("weights")
+    for ranks in everybodys:
+        assert ranks["together"] == one
 
 
 def test_run_when_resumed_on_another_number_of_ranks_then_sees_the_same_samples_in_the_same_order(tmp_path):
