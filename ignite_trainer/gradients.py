@@ -118,7 +118,7 @@ def check_gradient_options(accumulate: int, clip_norm: float | None) -> None:
         ValueError: a window of no batch, a norm that is not positive.
     """
     if not is_whole(accumulate) or accumulate < 1:
-        raise ValueError(f"accumulate is the number of batches in a step, so at least 1; got {accumulate!r}")
+        raise ValueError(f"accumulate is the number of batches in a step, a whole number from 1; got {accumulate!r}")
     if clip_norm is not None and not (isinstance(clip_norm, (Real, Tensor)) and clip_norm > 0):
         raise ValueError(f"clip_norm is the largest norm of the gradients, above 0, or None for any; got {clip_norm!r}")
 

@@ -77,7 +77,8 @@ class Learner:
         folder: where handlers write; None: ``runs/YYYYmmdd-HHMMSS``, if one does.
 
     Between fits ``model``, ``dls``, ``loss_func``, ``lr``, ``cbs`` and ``opt_func`` may be assigned, and the next fit
-    goes by them. The other arguments are for good: to assign ``metrics``, say, is an error.
+    goes by them; within one ``model``, ``dls`` and ``lr`` may not. To assign ``metrics``, ``precision``,
+    ``accumulate``, ``clip_norm``, ``compile`` or ``prepare_batch`` is an error at any time.
 
     Attributes:
         epoch, iter: of the batch that is running, from 0; ``step`` counts optimizer steps of this fit.
@@ -316,7 +317,8 @@ class Learner:
         """The model's outputs for a loader, (N, …) on the CPU, in the loader's order.
 
         Args:
-            dl: batches ``(x, y)``, of which y is not used, or of x alone, ``x`` or ``(x,)``.
+            dl: batches ``(x, y)``, of which y is not used, or of x alone, ``x`` or ``(x,)``; ``prepare_batch`` makes
+                them where they are no tensors. ``before_batch`` is not called.
 
         Raises:
             TypeError: a dataset or a tensor, which gives samples; a model that gives something else than a tensor.
@@ -376,7 +378,15 @@ class Learner:
         """Write the model's weights and buffers as safetensors; tied ones once.
 
         Of several ranks, rank 0 writes, and all of them have to call it.
+
+        Raises:
+            ValueError: the name of a file of ``torch.save``, which reads no safetensors.
         """
+        if Path(path).suffix in (".pt", ".pth", ".ckpt"):
+            raise ValueError(
+                f"weights are written as safetensors; got {str(path)!r}: end it in .safetensors, or call "
+                "torch.save(learn.model.state_dict(), path)"
+            )
         self._meet("save")
         on_main(lambda: save_weights(self.model, path))
 

@@ -146,7 +146,7 @@ def _attach_metric(engine: Engine, name: str, metric: Metric) -> None:
             shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
             raise TypeError(
                 f"a metric is one number an epoch; {name!r} computed a {type(value).__name__}{shape}: have it "
-                "averaged, or give a metric for each number"
+                "averaged, give a metric for each number, or attach it with attach(learn.evaluator, name)"
             )
 
     if isinstance(metric, MetricsLambda):  # its parts take the batches, each as it transforms them, and once

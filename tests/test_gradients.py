@@ -248,7 +248,7 @@ def test_param_groups_when_given_as_list_or_function_then_each_has_its_rate():
 
 
 WRONG = {
-    "accumulate": ({"accumulate": 0}, "accumulate is the number of batches in a step, so at least 1; got 0"),
+    "accumulate": ({"accumulate": 0}, "accumulate is the number of batches in a step, a whole number from 1; got 0"),
     "clip_norm": ({"clip_norm": -1.0}, "clip_norm is the largest norm of the gradients, above 0, .*got -1.0"),
     "precision": ({"precision": "fp8"}, "precision is one of 'fp32', 'bf16' and 'fp16'; got 'fp8'"),
 }

@@ -637,6 +637,15 @@ def test_metric_object_when_given_then_the_learner_counts_in_one_of_its_own():
     assert given.seen == [[]]
 
 
+def test_save_under_the_name_of_a_file_of_torch_then_says_what_it_writes(tmp_path):
+    rule = (
+        r"^weights are written as safetensors; got '.*w.pt': end it in .safetensors, or call torch.save\(learn.model."
+    )
+    with pytest.raises(ValueError, match=rule):
+        learner().save(tmp_path / "w.pt")
+    assert not list(tmp_path.iterdir())
+
+
 def test_predict_of_x_alone_when_batches_are_prepared_then_x_goes_to_the_model_as_it_is():
     learn = learner(prepare_batch=lambda batch: (batch[0], batch[1]))
     assert learn.predict([X[:4]]).shape == (4, 3)
