@@ -91,6 +91,7 @@ def _twin(learn: Learner, train_dl: Any, valid_dl: Any, *, cbs: Iterable[Any], f
         learn.opt_func,
         optimizer=options.optimizer,
         param_groups=options.param_groups,
+        metrics=learn.metrics,
         device=learn.device,
         step=step,
         loss_size=learn.train_loss.size,

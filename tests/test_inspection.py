@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
-from ignite_trainer import Callback, DataLoaders, SampleLoader, TensorLoader, check, seed_everything
+from ignite_trainer import Callback, DataLoaders, SampleLoader, TensorLoader, accuracy, check, seed_everything
 from ignite_trainer.inspection import Inspection
 from ignite_trainer.inspection.findings import Finding
 from ignite_trainer.models import SmallCNN
@@ -64,6 +64,17 @@ def test_check_when_a_callback_holds_a_layer_then_it_is_the_models():
 
     assert check(learner(model, loaders(points), cbs=[Holds()])).facts == []
     assert model[2].weight.requires_grad
+
+
+def test_check_when_a_callback_reads_what_the_validation_gave_then_it_is_there():
+    class Reads(Callback):
+        def after_validate(self, learn):
+            rows.append((learn.history[-1]["valid_loss"], learn.results["accuracy"]))
+
+    rows = []
+    job = learner(mlp(), loaders(points), cbs=[Reads()], metrics={"accuracy": accuracy})
+    assert check(job).facts == []
+    assert len(rows) == 1
 
 
 def test_check_when_the_loss_raises_of_nan_then_names_the_sample():

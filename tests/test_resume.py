@@ -11,7 +11,17 @@ from ignite.metrics import Average
 from torch import nn, optim
 from torch.utils.data import DataLoader
 
-from ignite_trainer import Callback, Checkpoint, EarlyStopping, Learner, Schedule, TimeLimit, one_cycle, seed_everything
+from ignite_trainer import (
+    Callback,
+    Checkpoint,
+    EarlyStopping,
+    Learner,
+    Schedule,
+    TimeLimit,
+    one_cycle,
+    seed_everything,
+    warmup_cosine,
+)
 from ignite_trainer.handlers.state_files import load_checkpoint
 from tests.resume_jobs import LOADERS, N_EPOCHS, Noisy, end_of, equal, make
 from tests.tiny import blobs, mlp
@@ -248,6 +258,17 @@ def test_resume_when_a_schedule_spans_another_run_then_is_refused(tmp_path):
     plain(tmp_path, cbs=[Schedule(one_cycle(0.5))]).fit(2)
     with pytest.raises(ValueError, match="was laid out over 10 steps, the run has 15 now"):
         plain(tmp_path, cbs=[Schedule(one_cycle(0.5))]).fit(3, resume=True)
+
+
+def test_resume_when_a_schedule_of_epochs_spans_another_run_then_is_refused_without_a_length_too(tmp_path):
+    def make():
+        learn = plain(tmp_path, cbs=[Schedule(warmup_cosine(warmup_steps=1), step="epoch")])
+        learn.dls = (lambda: iter([blobs(8)] * 5)), None
+        return learn
+
+    make().fit(3)
+    with pytest.raises(ValueError, match="was laid out over 3 epochs, the run has 6 now"):
+        make().fit(6, resume=True)
 
 
 def test_resume_when_a_callback_is_gone_then_warns_and_goes_on(tmp_path):

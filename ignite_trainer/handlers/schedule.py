@@ -52,6 +52,7 @@ class Schedule(Callback):
         self.spec, self.every, self.monitor = scheduler, step, monitor
         self.scheduler: Any = None
         self.n_steps: int | None = None
+        self._laid_out: int | None = None  # over so many of its own steps
         self._n_epochs = 0
         self._left_out: tuple[float, ...] | None = None  # what the step after the last would have been given
         if step != "batch":
@@ -61,8 +62,8 @@ class Schedule(Callback):
         """Make the scheduler, which at once sets the first rates."""
         self.n_steps, self._n_epochs = self._steps_of_run(learn), learn.n_epochs
         self._steps_before_epoch, self._left_out = learn.step, None
-        n = self.n_steps if self.every == "batch" else learn.n_epochs
-        self.scheduler = build_scheduler(self.spec, learn.opt, n)
+        self._laid_out = self.n_steps if self.every == "batch" else learn.n_epochs
+        self.scheduler = build_scheduler(self.spec, learn.opt, self._laid_out)
         if isinstance(self.scheduler, ReduceLROnPlateau) != (self.every == "validate"):
             raise ValueError(
                 "ReduceLROnPlateau is stepped with a monitored value, step='validate', and no other scheduler is; "
@@ -96,7 +97,7 @@ class Schedule(Callback):
         return {
             "scheduler": state,
             "steps_before_epoch": self._steps_before_epoch,
-            "n_steps": self.n_steps,
+            "laid_out": self._laid_out,
             "n_epochs": self._n_epochs,
             "left_out": self._left_out,
         }
@@ -107,10 +108,12 @@ class Schedule(Callback):
         Raises:
             ValueError: a schedule over the whole run, and the run has another length now.
         """
-        if isinstance(self.spec, LRSchedule) and state["n_steps"] != self.n_steps:
+        before = state.get("laid_out", self._laid_out)
+        if isinstance(self.spec, LRSchedule) and before != self._laid_out:
+            unit = "steps" if self.every == "batch" else "epochs"
             raise ValueError(
-                f"{self.spec} was laid out over {state['n_steps']} steps, the run has {self.n_steps} now: the same "
-                "number of epochs is needed to resume"
+                f"{self.spec} was laid out over {before} {unit}, the run has {self._laid_out} now: the same number of "
+                "epochs is needed to resume"
             )
         self.scheduler.load_state_dict(state["scheduler"])
         self._steps_before_epoch = state["steps_before_epoch"]

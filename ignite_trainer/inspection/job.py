@@ -154,7 +154,7 @@ def _tried(learn: Learner, steps: Steps, loss: ClassLoss | None) -> Iterator[Fin
     """What the finder and overfitting hint at."""
     suggestion = None
     if steps.lr is not None:
-        suggestion = LRFinder(learn, cbs=own_callbacks(learn)[0]).run().suggestion
+        suggestion = LRFinder(learn, cbs=_without_validation(learn)).run().suggestion
     left = _overfit(learn, steps, loss, None)
     if left is not None and suggestion is not None:
         left = _overfit(learn, steps, loss, suggestion)
@@ -169,9 +169,18 @@ def _tried(learn: Learner, steps: Steps, loss: ClassLoss | None) -> Iterator[Fin
         )
 
 
+def _without_validation(learn: Learner) -> list[Any]:
+    """Copies of the user's callbacks for a trial that has no validation, whose values some read after it."""
+    cbs = own_callbacks(learn)[0]
+    for cb in cbs:
+        if has_point(cb, "after_validate"):
+            cb.after_validate = None
+    return cbs
+
+
 def _overfit(learn: Learner, steps: Steps, loss: ClassLoss | None, lr: float | None) -> str | None:
     """What to say if one batch cannot be learnt; None if it can."""
-    seen = OverfitBatch(learn, lr=lr, cbs=own_callbacks(learn)[0]).run()
+    seen = OverfitBatch(learn, lr=lr, cbs=_without_validation(learn)).run()
     if loss is not None and steps.n_classes is not None:
         lowest = loss.lowest(steps.n_classes)
         fell = seen.last - lowest <= 0.5 * (seen.first - lowest)
