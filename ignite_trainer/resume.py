@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from ignite.handlers import Checkpoint as IgniteCheckpoint
-from ignite.metrics import Metric
-from torch.utils.data import DataLoader
 
-from .callbacks import in_order
 from .data import OrderedLoader
 from .distributed import is_main, of_main, rank, world_size
-from .loadable import UNKNOWN, shapes_of
-from .nests import tensors_in
 from .rank_states import gather_states, state_of_rank
 from .rng import get_rng_state, rng_kept, set_rng_state
+from .same_job import check_groups, check_state, generators_of, loss_state, options_of, stateful, warn_of_lost_state
 from .shares import loader_identity
 
-__all__ = ["WALL_CLOCK", "MidEpoch", "Resumption", "check_state", "restore", "snapshot", "stateful", "streams_kept"]
+__all__ = ["WALL_CLOCK", "MidEpoch", "Resumption", "restore", "snapshot", "streams_kept"]
 
 WALL_CLOCK = ("seconds", "time/samples_per_second")
 """The columns of a history and the tags of a dashboard that may differ between a run and its resumed twin."""
@@ -53,7 +47,7 @@ def _snapshot(learn: Any, done: bool) -> dict[str, Any]:
     return {
         "format": 1,
         "model": learn.model.state_dict(),
-        "loss": _loss_state(learn),
+        "loss": loss_state(learn),
         "optimizer": learn.opt.state_dict() if hasattr(learn.opt, "state_dict") else {},
         "scaler": {} if scaler is None else scaler.state_dict(),
         "callbacks": {name: cb.state_dict() for name, cb in stateful(learn.cbs).items()},
@@ -69,7 +63,7 @@ def _snapshot(learn: Any, done: bool) -> dict[str, Any]:
         "history": [dict(row) for row in learn.history],
         "results": dict(learn.results),
         "train_loss": learn.train_loss.state() if mid_epoch else None,
-        "options": _options(learn),
+        "options": options_of(learn),
         "train": _loader_state(learn.train_dl, epoch_start),
         "valid": _loader_state(learn.valid_dl),
         "epoch_start": epoch_start,
@@ -83,7 +77,7 @@ def restore(learn: Any, state: dict[str, Any]) -> None:
     if state.get("loss"):  # there is none in a checkpoint of before it was saved
         learn.loss_func.load_state_dict(state["loss"])
     if hasattr(learn.opt, "load_state_dict"):
-        _check_groups(learn.opt, state["optimizer"])
+        check_groups(learn.opt, state["optimizer"])
         learn.opt.load_state_dict(state["optimizer"])
     if learn.scaler is not None:
         learn.scaler.load_state_dict(state["scaler"])
@@ -216,13 +210,13 @@ def epoch_start(loader: Any) -> dict[str, Any]:
     """What a loader's order depends on, just before it is iterated: a callback that iterates it later moves that."""
     if isinstance(loader, OrderedLoader):
         return {"epoch": loader.order.epoch}
-    return {"rng": get_rng_state(), "generators": [generator.get_state() for generator in _generators(loader)]}
+    return {"rng": get_rng_state(), "generators": [generator.get_state() for generator in generators_of(loader)]}
 
 
 @contextmanager
 def streams_kept(loader: Any) -> Iterator[None]:
     """In here a loader may be read; its place, its generators and the global ones are put back."""
-    generators = [generator.get_state() for generator in _generators(loader)]
+    generators = [generator.get_state() for generator in generators_of(loader)]
     place = (loader.order.epoch, loader.order.batch) if isinstance(loader, OrderedLoader) else None
     with rng_kept():
         try:
@@ -233,148 +227,14 @@ def streams_kept(loader: Any) -> Iterator[None]:
             _set_generators(loader, generators)
 
 
-def check_state(learn: Any, state: dict[str, Any], path: Any) -> None:
-    """Refuse a state that is another job's.
-
-    Raises:
-        ValueError: data, batch size, seed, options or the model's shapes are not those that were saved; names both.
-    """
-    for what, saved, current in (
-        ("option", state["options"], _options(learn)),
-        ("training loader", *_identities(state["train"], learn.train_dl)),
-        ("validation loader", *_identities(state["valid"], learn.valid_dl)),
-    ):
-        for key in sorted(saved):
-            if saved[key] != current.get(key):
-                raise ValueError(
-                    f"{path} was saved with {key} {saved[key]!r}, the {what} has {current.get(key)!r} now: the same is "
-                    "needed to resume"
-                )
-    for part, ours in (("model", learn.model.state_dict()), ("loss", _loss_state(learn))):
-        shapes, saved_shapes = shapes_of(ours), shapes_of(state.get(part, ours))
-        for name in [*saved_shapes, *shapes]:
-            is_open = name in saved_shapes and shapes.get(name) == UNKNOWN
-            if saved_shapes.get(name) != shapes.get(name) and not is_open:
-                raise ValueError(
-                    f"{path} was saved with {name} of shape {saved_shapes.get(name)}, the {part} has "
-                    f"{shapes.get(name)} now: the same {part} is needed to resume"
-                )
-    for name in state["callbacks"].keys() - stateful(learn.cbs).keys():
-        warnings.warn(f"{path} has a state of {name}, and there is no such callback now; it is left out", stacklevel=4)
-
-
-def _check_groups(optimizer: Any, saved: dict[str, Any]) -> None:
-    now, then = (len(groups) for groups in (getattr(optimizer, "param_groups", ()), saved.get("param_groups", ())))
-    if now != then:
-        raise ValueError(
-            f"a resumed optimizer has the groups of parameters that were saved; {type(optimizer).__name__} has {now} "
-            f"now, the checkpoint {then}: make all of them at the start, and thaw with requires_grad_() what is to be "
-            "trained later"
-        )
-
-
-def warn_of_lost_state(learn: Any, path: Any) -> None:
-    """Say what has a state that no checkpoint holds: native handlers, and an optimizer without ``state_dict``.
-
-    Warns:
-        UserWarning: it begins anew, where the rest of the fit goes on.
-    """
-    handlers = [*learn.trainer.all_natives(), *learn.evaluator.all_natives()]
-    owners = {id(owner): owner for owner in (getattr(handler, "__self__", handler) for handler in handlers)}
-    lost = [
-        f"{type(owner).__name__}, which is attached to an engine"
-        for owner in owners.values()
-        if hasattr(owner, "state_dict") and not isinstance(owner, (Metric, IgniteCheckpoint))
-    ]
-    if not hasattr(learn.opt, "state_dict"):
-        ours = {id(parameter) for parameter in learn.model.parameters()}
-        if any(id(tensor) not in ours for _, tensor in tensors_in(getattr(learn.opt, "__dict__", {}))):
-            lost.append(f"{type(learn.opt).__name__}, which has no state_dict")
-    for name in lost:
-        warnings.warn(
-            f"{path} has no state of {name}: it begins anew; callbacks and optimizers with state_dict and "
-            "load_state_dict go on, as do Schedule and EarlyStopping",
-            stacklevel=4,
-        )
-
-
-def refuse_persistent_workers(loader: Any) -> None:
-    """Workers that live on hold random states that cannot be saved.
-
-    Raises:
-        ValueError: a stock DataLoader with ``persistent_workers``.
-    """
-    if isinstance(loader, DataLoader) and loader.persistent_workers:
-        raise ValueError(
-            "a stock DataLoader with persistent_workers=True cannot be resumed, as its workers' random states live on; "
-            "got one with a Checkpoint: take DataLoaders.from_datasets, or leave persistent_workers out"
-        )
-
-
-def stateful(cbs: Iterable[Any]) -> dict[str, Any]:
-    """The callbacks that have a state, by class name; the second of a class is ``Name#2``."""
-    named: dict[str, Any] = {}
-    for cb in in_order(cbs):
-        if hasattr(cb, "state_dict") and hasattr(cb, "load_state_dict"):
-            name, number = type(cb).__name__, 2
-            while name in named:
-                name, number = f"{type(cb).__name__}#{number}", number + 1
-            named[name] = cb
-    return named
-
-
-def _identities(saved: dict[str, Any], loader: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a loader was when it was saved, and what it is: its generators are counted too."""
-    then, now = dict(saved["identity"]), loader_identity(loader)
-    if "generators" in saved:
-        then["generators"], now["generators"] = len(saved["generators"]), len(_generators(loader))
-    return then, now
-
-
-def _loss_state(learn: Any) -> dict[str, Any]:
-    """What a loss has of its own: class weights, a centre that follows the predictions."""
-    return learn.loss_func.state_dict() if isinstance(learn.loss_func, torch.nn.Module) else {}
-
-
-def _options(learn: Any) -> dict[str, Any]:
-    """What the saved optimizer would go on with, whatever is given now."""
-    defaults = dict(getattr(learn.opt, "defaults", {}))
-    if learn.lr is not None:
-        defaults.pop("lr", None)
-    return {
-        **{f"optimizer.{name}": value for name, value in defaults.items() if _is_plain_number(value)},
-        "accumulate": learn.accumulate,
-        "precision": learn.precision,
-        "optimizer": type(learn.opt).__name__,
-        "lr": None if learn.lr is None else float(learn.lr),
-    }
-
-
-def _is_plain_number(value: Any) -> bool:
-    parts = value if isinstance(value, tuple) else (value,)
-    return all(type(part) in (int, float) for part in parts)
-
-
 def _loader_state(loader: Any, begun: dict[str, Any] | None = None) -> dict[str, Any]:
     state: dict[str, Any] = {"identity": loader_identity(loader)}
     if isinstance(loader, OrderedLoader):
         following = loader.order.epoch
         return {**state, "epoch": following if begun is None else begun["epoch"], "next_epoch": following}
-    return {**state, "generators": [generator.get_state() for generator in _generators(loader)]}
-
-
-def _generators(loader: Any) -> list[torch.Generator]:
-    """The generators of a stock DataLoader and its samplers, each once."""
-    parts, seen, found = [loader], set[int](), []
-    while parts:  # a sampler of batches has one of samples
-        part = parts.pop(0)
-        if part is not None and id(part) not in seen:
-            seen.add(id(part))
-            found.append(getattr(part, "generator", None))
-            parts += [getattr(part, "sampler", None), getattr(part, "batch_sampler", None)]
-    return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
+    return {**state, "generators": [generator.get_state() for generator in generators_of(loader)]}
 
 
 def _set_generators(loader: Any, states: list[torch.Tensor]) -> None:
-    for generator, state in zip(_generators(loader), states, strict=True):
+    for generator, state in zip(generators_of(loader), states, strict=True):
         generator.set_state(state)

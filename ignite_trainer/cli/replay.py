@@ -14,7 +14,8 @@ from ..events import CancelEpochException, CancelFitException
 from ..handlers import Checkpoint, RunFiles, TensorBoard
 from ..handlers.crash import CrashReport, event_of, load_crash
 from ..learner import Learner
-from ..resume import check_state, restore
+from ..resume import restore
+from ..same_job import check_state
 from .jobs import make_learner
 from .mistakes import UserMistake
 

@@ -14,7 +14,8 @@ from ..callbacks import Callback
 from ..distributed import barrier, is_main, of_main
 from ..files import sum_file
 from ..loadable import refuse_unloadable
-from ..resume import refuse_persistent_workers, snapshot
+from ..resume import snapshot
+from ..same_job import refuse_persistent_workers
 from .best import Best, check_monitor
 from .crash import CrashReport
 from .signals import EXIT_RESUMABLE, SignalWatch
