@@ -88,7 +88,9 @@ def test_collection_of_torchmetrics_when_given_as_the_metrics_then_each_is_a_met
 )
 def test_metric_when_it_computes_more_than_a_number_then_the_error_says_so(metric, what):
     learn = Learner(mlp(), (batches(), batches()), nn.CrossEntropyLoss(), 0.1, metrics={"f1": metric}, device="cpu")
-    with pytest.raises(TypeError, match=f"one number an epoch; 'f1' computed a {what}: have it averaged, or give a"):
+    with pytest.raises(
+        TypeError, match=f"one number an epoch; 'f1' computed a {what}: have it averaged, give a metric for each"
+    ):
         learn.fit(1)
 
 
