@@ -188,16 +188,14 @@ class Ranks:
                 raise ValueError(f"ranks begin with rank 0's parameters and buffers; {name} {what}")
         for part in (self.learn.model, self.learn.loss_func):
             if isinstance(part, nn.Module):
-                share_tensors([*part.parameters(), *part.buffers()])  # those that are not saved, too
+                share_tensors([*part.parameters(), *_saved_buffers(part), *_buffers_of_one_size(part)])
 
     def share_buffers(self) -> None:
         """Rank 0's buffers, such as batch norm's statistics, for all: each rank's are of its own shares.
 
         Those that are not saved may have another size on each, as a table that grows with the longest sequence.
         """
-        model = self.learn.model
-        saved = model.state_dict().keys()
-        share_tensors([buffer for name, buffer in model.named_buffers() if name in saved])
+        share_tensors(_saved_buffers(self.learn.model))
 
     def compare(self, results: dict[str, float]) -> None:
         """Refuse metrics that no rank has added up.
@@ -276,3 +274,16 @@ class Ranks:
                 share_tensors([part], number)
                 result[rows] = part
         return result
+
+
+def _saved_buffers(module: nn.Module) -> list[Tensor]:
+    saved = module.state_dict().keys()
+    return [buffer for name, buffer in module.named_buffers() if name in saved]
+
+
+def _buffers_of_one_size(module: nn.Module) -> list[Tensor]:
+    """Those that are not saved, and have one shape on all ranks."""
+    saved = module.state_dict().keys()
+    others = {name: buffer for name, buffer in module.named_buffers() if name not in saved}
+    kinds = all_objects({name: (buffer.shape, buffer.dtype) for name, buffer in others.items()})
+    return [buffer for name, buffer in others.items() if all(kind.get(name) == kinds[0].get(name) for kind in kinds)]

@@ -307,12 +307,15 @@ class Running(nn.Module):
     def forward(self, x):
         if self.training:
             self.mean.mul_(0.9).add_(x.detach().mean(0), alpha=0.1)
-            self.grows = torch.zeros(max(len(self.grows), 1 + int(x.abs().max())))
+            self.grows = torch.zeros(1 + rank())
         return self.net((x - self.mean) * self.table)
 
 
 def interrupted_with_buffers():
-    """The same, saved where it is stopped alone, with statistics that are used in training, of model and loss."""
+    """The same, saved where it is stopped alone, with statistics that are used in training, of model and loss.
+
+    What is evaluated afterwards is rank 0's, but for a buffer that has another size on each.
+    """
     ends = {}
     for name, n_batches in (("whole", -1), ("stopped-2", 2), ("stopped-7", 7)):
         how = {"model": Running, "loss_func": Centred().double(), "every_steps": None}
@@ -320,7 +323,7 @@ def interrupted_with_buffers():
             nasty(RUN / f"buffers-{name}", cbs=[StopAfter(n_batches)], **how).fit(3)
         learn = nasty(RUN / f"buffers-{name}", **how)
         learn.fit(3, resume=True)
-        ends[name] = state_of(learn)
+        ends[name] = {**state_of(learn), "evaluated": learn.evaluate()}
     return ends
 
 
