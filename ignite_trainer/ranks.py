@@ -188,14 +188,15 @@ class Ranks:
                 raise ValueError(f"ranks begin with rank 0's parameters and buffers; {name} {what}")
         for part in (self.learn.model, self.learn.loss_func):
             if isinstance(part, nn.Module):
-                share_tensors([*part.parameters(), *_saved_buffers(part), *_buffers_of_one_size(part)])
+                saved, others = _buffers(part)
+                share_tensors([*part.parameters(), *saved.values(), *_of_one_size(others)])
 
     def share_buffers(self) -> None:
         """Rank 0's buffers, such as batch norm's statistics, for all: each rank's are of its own shares.
 
         Those that are not saved may have another size on each, as a table that grows with the longest sequence.
         """
-        share_tensors(_saved_buffers(self.learn.model))
+        share_tensors(_buffers(self.learn.model)[0].values())
 
     def compare(self, results: dict[str, float]) -> None:
         """Refuse metrics that no rank has added up.
@@ -276,14 +277,16 @@ class Ranks:
         return result
 
 
-def _saved_buffers(module: nn.Module) -> list[Tensor]:
-    saved = module.state_dict().keys()
-    return [buffer for name, buffer in module.named_buffers() if name in saved]
+def _buffers(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Those that are saved, and the others, by name."""
+    names = module.state_dict().keys()
+    saved, others = dict[str, Tensor](), dict[str, Tensor]()
+    for name, buffer in module.named_buffers():
+        (saved if name in names else others)[name] = buffer
+    return saved, others
 
 
-def _buffers_of_one_size(module: nn.Module) -> list[Tensor]:
-    """Those that are not saved, and have one shape on all ranks."""
-    saved = module.state_dict().keys()
-    others = {name: buffer for name, buffer in module.named_buffers() if name not in saved}
-    kinds = all_objects({name: (buffer.shape, buffer.dtype) for name, buffer in others.items()})
-    return [buffer for name, buffer in others.items() if all(kind.get(name) == kinds[0].get(name) for kind in kinds)]
+def _of_one_size(tensors: dict[str, Tensor]) -> list[Tensor]:
+    """Those that all ranks have in one shape and type."""
+    kinds = all_objects({name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()})
+    return [tensor for name, tensor in tensors.items() if all(kind.get(name) == kinds[0].get(name) for kind in kinds)]

@@ -56,8 +56,7 @@ class EMA(Callback):
             self.other = [weight.clone() for weight in weights]
         else:
             with torch.no_grad():
-                pairs = [(other, weight) for other, weight in zip(self.other, weights, strict=True) if _moves(weight)]
-                self._move(*map(list, zip(*pairs, strict=True)), None)
+                self._move(self.other, weights, None)
 
     def before_epoch(self, learn: Any) -> None:
         """Averages in for the validation of a fit, weights back for training."""
@@ -105,10 +104,6 @@ class EMA(Callback):
         self.in_model = averages
 
 
-def _moves(weight: Tensor) -> bool:
-    """Whether it can be trained: the average of a parameter of whole numbers is the parameter."""
-    return weight.is_floating_point() or weight.is_complex()
-
-
 def _weights(model: nn.Module) -> list[Tensor]:
-    return [parameter.detach() for parameter in model.parameters()]
+    """Those that can be trained: the average of a parameter of whole numbers is the parameter."""
+    return [weight.detach() for weight in model.parameters() if weight.is_floating_point() or weight.is_complex()]
