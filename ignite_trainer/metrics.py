@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ from .distributed import sum_float64
 from .loss_size import FEW, LossSize, first_dimension
 
 __all__ = ["Accuracy", "BatchMean", "Loss", "Ratio", "UpdatedMetric", "accuracy"]
+
+AT_ONCE = 64
+"""So many batches' numbers are added up at once on a device."""
 
 
 def accuracy(preds: Tensor, y: Tensor) -> Tensor:
@@ -52,7 +56,9 @@ class Ratio(Metric):
 class WeightedMean(Ratio):
     """Σ value·n / Σ n in float64: on the host for values on the CPU, else on their device, read once, at the end.
 
-    On mps, which has no float64, the sum is a float32 and beside it what its additions have rounded off.
+    A device's numbers are added up 64 at a time: to start a kernel takes the host 5 to 20 µs, and seven for each batch
+    were a tenth of a small model's step. On mps, which has no float64, the sum is a float32 and beside it what its
+    additions have rounded off.
     """
 
     def reset(self) -> None:
@@ -61,6 +67,7 @@ class WeightedMean(Ratio):
         self._total: float | Tensor = 0.0
         self._n: int | float | Tensor = 0
         self._rounded_off: float | Tensor = 0.0
+        self._later: list[tuple[Tensor, int | float | Tensor]] = []
 
     def add(self, value: Tensor, n: float | Tensor) -> None:
         """Add a batch: its mean, a 0-d tensor, and how many samples that stands for."""
@@ -68,15 +75,33 @@ class WeightedMean(Ratio):
             n = n if isinstance(n, (int, float)) else n.item()
             if n:  # a batch of ignored labels alone has NaN for its loss
                 self._total += value.item() * n
-        elif isinstance(n, Tensor) or n:
-            compensated = value.device.type == "mps"
-            weighted = value.detach().to(torch.float32 if compensated else torch.float64) * n
-            weighted = torch.where(n > 0, weighted, 0.0) if isinstance(n, Tensor) else weighted
-            if compensated:
-                self.add_compensated(weighted)
-            else:
-                self._total += weighted
-        self._n += n
+            self._n += n
+        elif value.device.type == "mps":
+            if isinstance(n, Tensor) or n:
+                weighted = value.detach().to(torch.float32) * n
+                self.add_compensated(torch.where(n > 0, weighted, 0.0) if isinstance(n, Tensor) else weighted)
+            self._n += n
+        else:
+            self.add_later(value, n)
+
+    def add_later(self, value: Tensor, n: float | Tensor) -> None:
+        """Keep a batch where it lies until there are as many as are added up at once; nothing waits for a device."""
+        n = n.item() if isinstance(n, Tensor) and n.is_cpu else n
+        self._later.append((value.detach().to(torch.float64, copy=True), n))  # its place may be used again
+        if len(self._later) == AT_ONCE:
+            self._add_up()
+
+    def _add_up(self) -> None:
+        for n, batches in groupby(self._later, lambda batch: None if isinstance(batch[1], Tensor) else batch[1]):
+            values, sizes = zip(*batches, strict=True)
+            if n is None:
+                weights = torch.stack(sizes).to(torch.float64)
+                self._total += torch.where(weights > 0, torch.stack(values) * weights, 0.0).sum()
+                self._n += weights.sum()
+            elif n:
+                self._total += torch.stack(values).sum() * n
+                self._n += n * len(values)
+        self._later = []
 
     def add_compensated(self, value: Tensor) -> None:
         """Add to the sum, and keep what that rounds off. Source: Knuth's two-sum."""
@@ -87,15 +112,20 @@ class WeightedMean(Ratio):
 
     def state(self) -> list[Any]:
         """What was added so far, as plain data."""
-        return [self._total, self._n, self._rounded_off]
+        values, sizes = zip(*self._later, strict=True) if self._later else ((), ())
+        of_tensors = bool(sizes) and all(isinstance(n, Tensor) for n in sizes)
+        later = [torch.stack(values) if values else [], torch.stack(sizes) if of_tensors else list(sizes)]
+        return [self._total, self._n, self._rounded_off, *later]
 
     def load(self, state: list[Any], device: torch.device) -> None:
         """Go on from a ``state``, on this device."""
         parts = [part.to(device) if isinstance(part, Tensor) else part for part in state]
-        self._total, self._n, self._rounded_off = (*parts, 0.0)[:3]
+        self._total, self._n, self._rounded_off = (*parts, 0.0)[:3]  # older ones have fewer parts
+        self._later = list(zip(*parts[3:], strict=True))
 
     def sums(self) -> tuple[float, float]:
         """Σ value·n and Σ n as numbers; waits for the device."""
+        self._add_up()
         if not isinstance(self._total, Tensor):
             return self._total, float(self._n)
         parts = [torch.as_tensor(part).to(self._total) for part in (self._total, self._rounded_off, self._n)]
@@ -159,6 +189,7 @@ class Accuracy(Ratio):
         super().reset()
         self._correct: int | Tensor = 0
         self._n: int | Tensor = 0
+        self._later: list[Tensor] = []
 
     def update(self, output: tuple[Tensor, Tensor]) -> None:
         """Add a batch ``(preds, y)``."""
@@ -175,12 +206,19 @@ class Accuracy(Ratio):
             self._n += counted.sum()
             return
         if not right.is_cpu:  # nothing waits for a device
-            self._correct += right.sum()
+            self._later.append(right.sum())
+            if len(self._later) == AT_ONCE:
+                self._add_up()
         elif n <= FEW and right.ndim == 1:  # 2 µs less than the next line
             self._correct += right.tolist().count(True)
         else:
             self._correct += int(right.count_nonzero())
         self._n += n
+
+    def _add_up(self) -> None:
+        if self._later:
+            self._correct += torch.stack(self._later).sum()
+            self._later = []
 
     @staticmethod
     def check(preds: Tensor, y: Tensor) -> None:
@@ -194,6 +232,7 @@ class Accuracy(Ratio):
 
     def sums(self) -> tuple[float, float]:
         """The right ones and all: whole numbers, which float64 holds exactly up to 2**53."""
+        self._add_up()
         return float(self._correct), float(self._n)
 
     def iteration_completed(self, engine: Engine) -> None:

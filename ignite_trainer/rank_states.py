@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .distributed import all_objects, of_main
+from .metrics import Loss
 
 __all__ = ["gather_states", "state_of_rank"]
 
@@ -67,10 +68,15 @@ def state_of_rank(state: dict[str, Any], rank: int, world: int) -> dict[str, Any
 
 
 def _sum_of_losses(saved: list[dict[str, Any]], *, whole: bool) -> list[Any] | None:
-    sums = [own["train_loss"] for own in saved]
-    if any(pair is None for pair in sums):
+    states = [own["train_loss"] for own in saved]
+    if any(state is None for state in states):
         return None  # between two epochs
-    return [sum(pair[part] for pair in sums) for part in (0, 1)] if whole else [0.0, 0]
+    if not whole:
+        return [0.0, 0]
+    losses = [Loss() for _ in states]
+    for loss, state in zip(losses, states, strict=True):
+        loss.load(state, torch.device("cpu"))
+    return [sum(part) for part in zip(*(loss.sums() for loss in losses), strict=True)]
 
 
 def _digest(value: Any) -> bytes:

@@ -1,6 +1,7 @@
 """What it costs: each job beside the hand-written loop, in interleaved rounds, as ratios taken in the same run.
 
     python scripts/bench.py --rounds 5 --write docs/benchmarks.md
+    python scripts/bench.py --device cuda --write docs/benchmarks.md
 
 One thread. Absolute times are for orientation only; the ratios are the claim.
 """
@@ -10,6 +11,7 @@ import os
 import platform
 import statistics
 import subprocess
+from itertools import chain
 from pathlib import Path
 
 import ignite
@@ -20,7 +22,8 @@ from benchmarks.timing import in_new_process, joined, over, ratio, rows, table
 
 from ignite_trainer import __version__
 
-BEGIN, END = "<!-- scripts/bench.py writes from here", "<!-- to here -->"
+BEGIN, BEGIN_DEVICE = "<!-- scripts/bench.py writes from here", "<!-- scripts/bench.py --device writes from here"
+END = "<!-- to here -->"
 COLUMNS = ("CPU seconds", "wall seconds", "ratio of CPU times")
 
 
@@ -97,14 +100,25 @@ begins.
 
 def on_device(device, rounds, root):
     """Job A where the images lie on a CUDA device."""
-    times = loops.job_a_on(device, rounds, root)
-    name = torch.cuda.get_device_name(device)
-    return f"""## Job A on a device: {name}
+    pairs = loops.job_a_on(device, rounds, root)
+    return f"""## Job A on a device: {torch.cuda.get_device_name(device)}
 
-The images lie on the device, and so do the batches.
+The images lie on the device, and so do the batches. Each Learner stands beside the loop of the same kind.
 
-{table(["", *COLUMNS], rows(times))}
+{table(["", *COLUMNS], chain.from_iterable(map(rows, pairs)))}
 """
+
+
+def machine():
+    """Versions and processor, in a line."""
+    versions = {
+        "ignite_trainer": __version__,
+        "torch": torch.__version__,
+        "ignite": ignite.__version__,
+        "Python": platform.python_version(),
+    }
+    named = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return f"{named}, {platform.machine()}, {os.cpu_count()} cores.\n"
 
 
 def paid_once(rounds):
@@ -139,65 +153,67 @@ history.
 """
 
 
-def write_between_marks(path, text):
+def write_between_marks(path, text, begin=BEGIN):
     """Put the text between the two marks of a file, and leave the rest; a file that is not there is made.
 
     Raises:
         ValueError: the file has not both marks.
     """
     if not path.exists():
-        path.write_text(f"# Benchmarks\n\n{BEGIN} -->\n{END}\n")
+        path.write_text("# Benchmarks\n" + "".join(f"\n{mark} -->\n{END}\n" for mark in (BEGIN, BEGIN_DEVICE)))
     page = path.read_text()
-    if BEGIN not in page or END not in page:
-        raise ValueError(f"the table goes between the lines {BEGIN!r} and {END!r}; {path} has not both: add them")
-    before, rest = page.split(BEGIN, 1)
-    path.write_text(f"{before}{BEGIN} -->\n\n{text.rstrip()}\n\n{END}{rest.split(END, 1)[1]}")
+    before, _, rest = page.partition(begin)
+    if END not in rest:
+        raise ValueError(f"the table goes between the lines {begin!r} and {END!r}; {path} has not both: add them")
+    path.write_text(f"{before}{begin} -->\n\n{text.rstrip()}\n\n{END}{rest.split(END, 1)[1]}")
 
 
 def main(
-    rounds: int = 5, root: str = "data", write: Path | None = None, peers: Path | None = None, soak: int = 0
+    rounds: int = 5,
+    root: str = "data",
+    write: Path | None = None,
+    peers: Path | None = None,
+    soak: int = 0,
+    device: str | None = None,
 ) -> None:
     """Measure the jobs and print their tables.
 
     Args:
         rounds: how often each job is run, in turn; job B, which is short, five times as often, in as many processes.
         root: folder of the images.
-        write: a Markdown file; the tables go between its two marks.
+        write: a Markdown file; the tables go between its two marks, those of a device between two of their own.
         peers: a folder of virtual environments called lightning, fastai, skorch, accelerate; those found are run.
         soak: so many iterations without a garbage collector, too; 0: none.
+        device: a CUDA device; job A is measured there, and nothing else.
     """
     torch.set_num_threads(1)
-    versions = ", ".join(
-        f"{name} {version}"
-        for name, version in {
-            "ignite_trainer": __version__,
-            "torch": torch.__version__,
-            "ignite": ignite.__version__,
-            "Python": platform.python_version(),
-        }.items()
+    options = "".join(
+        (
+            f" --rounds {rounds}",
+            f" --device {device}" * (device is not None),
+            " --peers DIR" * (peers is not None),
+            f" --soak {soak}" * bool(soak),
+        )
     )
-    options = "".join((f" --rounds {rounds}", " --peers DIR" * (peers is not None), f" --soak {soak}" * bool(soak)))
     sections = [
         f"""Made by `python scripts/bench.py{options} --write docs/benchmarks.md`:
 interleaved rounds, one thread, medians. Ratios and differences are of process CPU times, each to the mean of its
 table's first row, run just before and just after it.
 
-{versions}, {platform.machine()}, {os.cpu_count()} cores.
-""",
-        jobs_a_and_b(rounds, root),
-        data_and_growth(rounds, root),
-        paid_once(max(rounds, 5)),
+{machine()}"""
     ]
-    if torch.cuda.is_available():
-        sections.append(on_device(torch.device("cuda"), rounds, root))
-    if peers is not None:
-        sections.append(other_frameworks(peers, (rounds + 1) // 2, root))
-    if soak:
-        sections.append(long_run(soak))
+    if device is not None:
+        sections.append(on_device(torch.device(device), rounds, root))
+    else:
+        sections += [jobs_a_and_b(rounds, root), data_and_growth(rounds, root), paid_once(max(rounds, 5))]
+        if peers is not None:
+            sections.append(other_frameworks(peers, (rounds + 1) // 2, root))
+        if soak:
+            sections.append(long_run(soak))
     text = "\n".join(sections)
     print(text)
     if write is not None:
-        write_between_marks(write, text)
+        write_between_marks(write, text, BEGIN if device is None else BEGIN_DEVICE)
 
 
 if __name__ == "__main__":

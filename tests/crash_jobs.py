@@ -9,6 +9,8 @@ from torch import nn, optim
 from ignite_trainer import EMA, Callback, Checkpoint, DataLoaders, Learner, NaNGuard, seed_everything
 from tests.tiny import blobs, dropout_net
 
+DEVICE = "cpu"
+
 
 class Break(Callback):
     """Raises at one point of one batch, and says what the loss is there: the bits of weights and random numbers."""
@@ -45,7 +47,7 @@ def make(folder, cbs=(), loss_func=None, n=44):
         0.01,
         [EMA(0.8), Checkpoint(), *cbs],
         optim.Adam,
-        device="cpu",
+        device=DEVICE,
         folder=folder,
     ), 3
 

@@ -43,6 +43,8 @@ from ignite_trainer.distributed import initialize, rank, world_size
 from ignite_trainer.vision import import_torchvision
 from tests.tiny import Centred, blobs, dropout_net, mlp
 
+DEVICE = os.environ.get("RANK_DEVICE", "cpu")
+
 
 def points(n, seed=1):
     x, y = blobs(n, seed=seed)
@@ -51,7 +53,7 @@ def points(n, seed=1):
 
 def learner(train, valid=None, *, model=None, loss_func=None, batch_size=8, cbs=(), **options):
     seed_everything(3)
-    options = {"metrics": {"accuracy": accuracy}, "device": "cpu", **options}
+    options = {"metrics": {"accuracy": accuracy}, "device": DEVICE, **options}
     dls = DataLoaders.from_tensors(train, valid, batch_size) if isinstance(train, tuple) else (train, valid)
     model = (model or mlp)().double()
     return Learner(model, dls, loss_func or nn.CrossEntropyLoss(), 0.05, cbs, optim.Adam, **options)
@@ -59,7 +61,7 @@ def learner(train, valid=None, *, model=None, loss_func=None, batch_size=8, cbs=
 
 def end_of(learn):
     rows = [{key: value for key, value in row.items() if key != "seconds"} for row in learn.history]
-    weights = {key: value.clone() for key, value in learn.model.state_dict().items()}
+    weights = {key: value.detach().to("cpu", copy=True) for key, value in learn.model.state_dict().items()}
     return {"weights": weights, "history": rows, "step": learn.step, "reason": learn.stop_reason}
 
 
@@ -635,5 +637,7 @@ JOBS = {
 if __name__ == "__main__":
     torch.set_num_threads(1)
     *names, folder = sys.argv[1:]
+    if DEVICE != "cpu":  # these ranks share a device, which nccl refuses
+        torch.distributed.init_process_group("gloo")
     results = {name: JOBS[name]() for name in names}
     torch.save(results, Path(folder) / f"rank-{rank()}.pt")

@@ -1,5 +1,6 @@
-"""How tests start ranks: real torchrun, on the jobs of ``rank_jobs``."""
+"""How tests start ranks: real torchrun, on the jobs of ``rank_jobs``; and compare what they end with."""
 
+import math
 import os
 import subprocess
 import sys
@@ -7,19 +8,22 @@ from pathlib import Path
 
 import torch
 
+from tests.resume_jobs import equal
+
 ROOT = Path(__file__).parents[1]
 
 
 def command(*arguments, n_ranks=2, options=(), **environment):
     """How a module is run on ranks, which have one thread each: arguments of subprocess."""
-    environment = {**environment, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {"CUDA_VISIBLE_DEVICES": "", **environment, "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     return {
         "args": [
             *(sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"),
             *(f"--nproc-per-node={n_ranks}", *options, *map(str, arguments)),
         ],
         "cwd": ROOT,
-        "env": {**os.environ, "PYTHONPATH": str(ROOT), **{name: str(value) for name, value in environment.items()}},
+        "env": {**os.environ, "PYTHONPATH": path, **{name: str(value) for name, value in environment.items()}},
     }
 
 
@@ -32,4 +36,24 @@ def run_jobs(names, folder, n_ranks, **options):
     """What jobs of ``rank_jobs`` return, by rank and name; they write into the folder too."""
     run = torchrun("-m", "tests.rank_jobs", *names, folder, n_ranks=n_ranks, RANK_RUN=folder, **options)
     assert run.returncode == 0, run.stderr[-5000:]
-    return [torch.load(folder / f"rank-{rank}.pt", weights_only=False) for rank in range(n_ranks)]
+    return [torch.load(folder / f"rank-{rank}.pt", map_location="cpu", weights_only=False) for rank in range(n_ranks)]
+
+
+def distance(ends, others):
+    """How far apart weights and losses are; all else is equal; over all keys."""
+    assert ends.keys() <= others.keys()
+    apart = 0.0
+    for key, end in ends.items():
+        other = others[key]
+        assert end["step"] == other["step"], key
+        for name, weight in end["weights"].items():
+            apart = max(apart, (weight - other["weights"][name]).abs().max().item())
+        for row, same in zip(end["history"], other["history"], strict=True):
+            assert row.keys() == same.keys(), key
+            assert equal(row.get("valid_accuracy"), same.get("valid_accuracy")), key
+            gaps = [
+                abs(row[name] - same[name]) for name in row if not math.isnan(row[name]) or not math.isnan(same[name])
+            ]
+            assert not any(map(math.isnan, gaps)), key
+            apart = max(apart, *gaps)
+    return apart

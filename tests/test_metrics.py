@@ -1,5 +1,6 @@
 """The metrics of an epoch: counts that are exact for every kind of scores."""
 
+import copy
 import math
 import re
 from functools import partial
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from ignite.metrics import Accuracy as IgniteAccuracy
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ignite_trainer import Accuracy, Callback, CancelBatchException, Learner, Loss, accuracy
 from ignite_trainer.loss_size import first_dimension, ignored_label, loss_size_of
@@ -214,6 +216,63 @@ def test_mean_where_there_is_no_float64_then_is_nearly_that_of_float64(values):
     total, _ = mean.sums()
     # each addition rounds off at most once more what the one before has rounded off: far below one float32 rounding
     assert total == pytest.approx(math.fsum(values), rel=1e-10, abs=1e-6)
+
+
+SIZES = st.one_of(
+    st.integers(0, 40),
+    st.integers(0, 40).map(torch.tensor),
+    st.floats(0, 40, width=32).map(torch.tensor),
+)
+
+
+@given(st.lists(st.tuples(st.floats(-1e6, 1e6, width=32), SIZES), max_size=200), st.data())
+def test_mean_on_a_device_when_it_is_saved_anywhere_and_gone_on_with_then_has_the_same_bits(batches, data):
+    # what a device does is done here on the CPU, by the method that is called for tensors on a device
+    batches = [(torch.tensor(math.nan if float(n) == 0 else value), n) for value, n in batches]
+    cut = data.draw(st.integers(0, len(batches)))
+    whole, first, second = Loss(), Loss(), Loss()
+    for value, n in batches:
+        whole.add_later(value, n)
+    for value, n in batches[:cut]:
+        first.add_later(value, n)
+    second.load(copy.deepcopy(first.state()), torch.device("cpu"))
+    for value, n in batches[cut:]:
+        second.add_later(value, n)
+    total, n_samples = whole.sums()
+    assert second.sums() == (total, n_samples)
+    products = [value.item() * float(n) for value, n in batches if float(n)]
+    # float64, added up in another order
+    assert total == pytest.approx(math.fsum(products), rel=1e-9, abs=1e-6)
+    assert n_samples == pytest.approx(math.fsum(float(n) for _, n in batches), rel=1e-12)
+
+
+class Operations(TorchDispatchMode):
+    """Counts what torch is asked to compute."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.count += operation is not torch.ops.aten.detach.default  # which computes nothing
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("labels", "n_operations"), [(torch.int64, 3), (torch.float32, 1)])
+def test_loss_on_a_device_then_a_batch_starts_few_kernels(labels, n_operations):
+    """Its float64 is one; with class numbers two more, which count those that are not ignored."""
+    size = loss_size_of(nn.CrossEntropyLoss() if labels is torch.int64 else nn.MSELoss())
+    loss, value, y = Loss(size), torch.empty((), device="meta"), torch.empty(32, device="meta", dtype=labels)
+    with Operations() as operations:
+        for _ in range(640):
+            loss.add(value, size(None, y))
+    assert operations.count <= 640 * n_operations + 10 * 11
+
+
+def test_accuracy_on_a_device_then_a_batch_starts_three_kernels():
+    metric, preds, y = Accuracy(), torch.empty(32, 10, device="meta"), torch.empty(32, device="meta", dtype=torch.int64)
+    with Operations() as operations:
+        for _ in range(640):
+            metric.update((preds, y))
+    assert operations.count <= 640 * 3 + 10 * 4
 
 
 def test_size_of_a_weighted_loss_when_labels_are_ignored_then_is_what_the_loss_divides_by():

@@ -1,7 +1,5 @@
 """Several ranks, started by torchrun: the numbers of one process, every ending agreed on, and no hang in any case."""
 
-import math
-
 import pytest
 import torch
 
@@ -9,28 +7,8 @@ from ignite_trainer.rank_states import state_of_rank
 from tests import rank_jobs
 from tests.event_records import scalars
 from tests.rank_jobs import IN_BATCH, JOBS
-from tests.rank_processes import run_jobs
+from tests.rank_processes import distance, run_jobs
 from tests.resume_jobs import equal
-
-
-def distance(ends, others):
-    """How far apart weights and losses are; all else is equal; over all keys."""
-    assert ends.keys() <= others.keys()
-    apart = 0.0
-    for key, end in ends.items():
-        other = others[key]
-        assert end["step"] == other["step"], key
-        for name, weight in end["weights"].items():
-            apart = max(apart, (weight - other["weights"][name]).abs().max().item())
-        for row, same in zip(end["history"], other["history"], strict=True):
-            assert row.keys() == same.keys(), key
-            assert equal(row.get("valid_accuracy"), same.get("valid_accuracy")), key
-            gaps = [
-                abs(row[name] - same[name]) for name in row if not math.isnan(row[name]) or not math.isnan(same[name])
-            ]
-            assert not any(map(math.isnan, gaps)), key
-            apart = max(apart, *gaps)
-    return apart
 
 
 @pytest.mark.parametrize("n_ranks", [2, 3, 4])

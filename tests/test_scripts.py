@@ -150,7 +150,14 @@ def test_bench_when_it_writes_then_what_stands_around_its_marks_is_kept(tmp_path
     lines = page.read_text().splitlines()
     assert lines[:3] == ["above second", "above first", "# Benchmarks"]
     assert lines[-2:] == ["below first", "below second"]
-    assert lines[4:9] == ["<!-- scripts/bench.py writes from here -->", "", "second", "", "<!-- to here -->"]
+    written = ["<!-- scripts/bench.py writes from here -->", "", "second", "", "<!-- to here -->"]
+    assert lines[4:9] == written
+    of_a_device = f"bench.write_between_marks(pathlib.Path({str(page)!r}), 'third', bench.BEGIN_DEVICE)"
+    assert run_python(f"import bench, pathlib; {of_a_device}").returncode == 0
+    lines = page.read_text().splitlines()
+    assert lines[4:9] == written
+    assert lines[10:15] == ["<!-- scripts/bench.py --device writes from here -->", "", "third", "", "<!-- to here -->"]
+    assert lines[-2:] == ["below first", "below second"]
     page.write_text("no marks")
     done = run_python(f"import bench, pathlib; bench.write_between_marks(pathlib.Path({str(page)!r}), 'third')")
     assert "has not both: add them" in done.stderr

@@ -18,11 +18,11 @@ class Net(nn.Module):
         return self.fc2(self.relu(self.fc1(x.flatten(1))))
 
 
-def train(train_dl, valid_dl=None, device="cpu"):
-    """An epoch of the loop, with validation if there is a loader for it."""
+def train(train_dl, valid_dl=None, device="cpu", model=None, **options):
+    """An epoch of the loop, with validation if there is a loader for it; options for Adam."""
     torch.manual_seed(0)
-    model, loss_func = Net().to(device), nn.CrossEntropyLoss()
-    opt = optim.Adam(model.parameters(), 1e-3)
+    model, loss_func = Net().to(device) if model is None else model, nn.CrossEntropyLoss()
+    opt = optim.Adam(model.parameters(), 1e-3, **options)
     model.train()
     for xb, yb in train_dl:
         loss = loss_func(model(xb), yb)
