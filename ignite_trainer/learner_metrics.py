@@ -118,7 +118,7 @@ def _share_sums(metrics: list[Ratio]) -> None:
 def _attach_metric(engine: Engine, name: str, metric: Metric) -> None:
     """Attach a metric to an engine's epochs; without a single batch its value is NaN instead of an error.
 
-    An exception gets a note of the metric's name, but for the updates of ``Loss`` and ``Accuracy``.
+    An exception gets a note of the metric's name and the event, but for the updates of ``Loss`` and ``Accuracy``.
 
     Raises:
         TypeError: at an epoch's end: the metric has computed something else than one number.
@@ -128,7 +128,7 @@ def _attach_metric(engine: Engine, name: str, metric: Metric) -> None:
         try:
             metric.iteration_completed(engine)
         except Exception as error:
-            engine.annotate(error, f"the metric {name!r}")
+            engine.annotate(error, f"the metric {name!r} at {Events.ITERATION_COMPLETED.name}")
             raise
 
     def completed(engine: Any) -> None:
@@ -137,7 +137,7 @@ def _attach_metric(engine: Engine, name: str, metric: Metric) -> None:
         except NotComputableError:
             engine.state.metrics[name] = math.nan
         except Exception as error:
-            engine.annotate(error, f"the metric {name!r}")
+            engine.annotate(error, f"the metric {name!r} at {Events.EPOCH_COMPLETED.name}")
             raise
         value = engine.state.metrics[name]
         if isinstance(value, Real) and hasattr(value, "item"):  # NumPy's: the history and checkpoints are plain data

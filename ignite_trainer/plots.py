@@ -57,7 +57,7 @@ def show_images(
     axes = figure.subplots(rows, cols, squeeze=False).ravel()
     for ax, picture, title in zip(axes, pictures, titles, strict=False):
         ax.imshow(picture, cmap="gray")
-        ax.set_title(title)
+        ax.set_title(title, parse_math=False)
     for ax in axes:
         ax.axis("off")
     return figure
@@ -75,8 +75,13 @@ def _grid(n_images: int, rows: int | None, cols: int | None) -> tuple[int, int]:
     return (math.ceil(n_images / cols) if rows is None else rows), cols
 
 
+_NO_GREY_NOR_RGB = ("P", "PA", "LA", "CMYK", "YCbCr", "LAB", "HSV")  # Pillow's modes; a palette's numbers are no grey
+
+
 def _picture(image: Any) -> NDArray[Any]:
     """(H, W) or (H, W, 3), as matplotlib takes it."""
+    if getattr(image, "mode", None) in _NO_GREY_NOR_RGB:
+        image = image.convert("RGB")
     array = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
     if array.ndim == 3 and array.shape[0] in (1, 3):
         array = array.transpose(1, 2, 0)
@@ -146,7 +151,7 @@ def report(history: Sequence[Mapping[str, float]], pictures: Mapping[str, NDArra
     panels = below.subplots(1, len(pictures), squeeze=False, width_ratios=widths)[0]
     for axes, (title, picture) in zip(panels, pictures.items(), strict=True):
         axes.imshow(picture)
-        axes.set_title(title, y=1.0)
+        axes.set_title(title, y=1.0, parse_math=False)
         axes.axis("off")
     below.subplots_adjust(left=0.01, right=0.99, top=0.95, bottom=0.01, wspace=0.05)
     return figure
@@ -162,7 +167,8 @@ def _draw_charts(figure: Any, charts: Mapping[str, Mapping[str, str]], history: 
             colour = f"C{PHASES.index(label)}" if label in PHASES else "C2"
             epochs = [row["epoch"] + 1 for row in rows]
             axes.plot(epochs, [row[key] for row in rows], color=colour, marker="o", markersize=3, label=label)
-        axes.set_title(title, y=1.0)  # else every label is measured to place it: a tenth of the drawing
+        # without y every label is measured to place it: a tenth of the drawing
+        axes.set_title(title, y=1.0, parse_math=False)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(alpha=0.3)

@@ -65,6 +65,19 @@ def clouds():
     return data, data
 
 
+def tokens(dtype=torch.int64):
+    """Seven tokens a sample, of which the first tells the class."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(30, (60, 7), generator=generator)
+    data = TensorDataset(x.to(dtype), x[:, 0] // 10)
+    return data, data, data
+
+
+def wide():
+    """The same as numbers of twice the width that weights have."""
+    return tokens(torch.float64)
+
+
 def regression():
     data = TensorDataset(torch.rand(20, 3), torch.rand(20))
     return data, data
@@ -151,6 +164,17 @@ class Buggy(Net):
 
 class NoModel:
     pass
+
+
+class Words(nn.Module):
+    """Takes tokens alone."""
+
+    def __init__(self, n_out):
+        super().__init__()
+        self.table, self.out = nn.Embedding(30, 8), nn.Linear(8, n_out)
+
+    def forward(self, x):
+        return self.out(self.table(x).mean(dim=1))
 
 
 class WrongOutputs(nn.Module):

@@ -392,3 +392,16 @@ def test_on_fashion_mnist_then_the_installed_program_trains_evaluates_and_predic
     fashion_mnist(fashion_mnist_root)[1][1][0].save(tmp_path / "pullover.png")
     (row,) = command("predict", str(folder), "pullover.png", "--json")
     assert json.loads(row)["class"] == "Pullover"
+
+
+def test_train_when_inputs_are_tokens_then_the_run_is_resumed_evaluated_and_exported(tmp_path, capsys):
+    folder = tmp_path / "run"
+    words = ["train", "--data", "tests.cli_jobs:tokens", "--model", "tests.cli_jobs:Words", "--device", "cpu"]
+    run([*words, "--epochs", 1, "--folder", folder], capsys)
+    assert yaml.safe_load((folder / "config.yaml").read_text())["job"]["input_dtype"]["value"] == "int64"
+    assert read_run(folder).input_dtype == torch.int64
+    run(["resume", folder], capsys)
+    run(["evaluate", folder], capsys)
+    run(["export", folder, "--format", "torch", "--file", tmp_path / "words.pt2"], capsys)
+    program = torch.export.load(str(tmp_path / "words.pt2")).module()
+    assert program(torch.zeros(2, 7, dtype=torch.int64)).shape == (2, 3)

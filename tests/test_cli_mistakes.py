@@ -131,6 +131,11 @@ MISTAKES = [
         "{}/now_clouds was trained on 3 classes and inputs (1, 8, 8); tests.cli_jobs:clouds has 3",
     ),
     ("evaluate {}/now_no_test --split test", "--split test needs test data; tests.cli_jobs:no_test has none: leave it"),
+    (
+        "train --data tests.cli_jobs:wide --model mlp",
+        "--model mlp on inputs (7,) of torch.float64: RuntimeError: mat1 and mat2 must have the same dtype",
+    ),
+    ("evaluate {}/of_words", "config.yaml: input_dtype is a type of torch, such as float32; got 'words'"),
     ("evaluate {}/of_half_pixels", "config.yaml: input_shape is whole numbers; got 0.5"),
     ("predict {}/of_numbers {}/0.png", "predict reads images; the inputs of {}/of_numbers are of shape (64,)"),
     ("predict {}/now_larger {}/0.png", "{}/0.png gives an input of shape (1, 9, 9); the model takes (1, 8, 8)"),
@@ -161,6 +166,7 @@ def mistaken(tmp_path_factory):
         ("now_no_test", data, "value: tests.cli_jobs:no_test"),
         ("now_larger", data, "value: tests.cli_jobs:larger"),
         ("of_half_pixels", shape, shape.replace("1", "0.5")),
+        ("of_words", "value: float32", "value: words"),
         ("of_numbers", shape, "input_shape:\n    value:\n    - 64\n"),
     ):
         (folder / name).mkdir()

@@ -57,6 +57,7 @@ def test_a_job_that_breaks_when_replayed_in_another_process_then_the_same_error_
         ),
         ("in_validation", "raised by Break.after_loss (event LOSS_COMPUTED): validation, epoch 1, batch 2"),
         ("in_the_loss", "raised by the step: training, epoch 0, batch 5, before its step"),
+        ("in_a_metric", "raised by the metric 'share' at ITERATION_COMPLETED: validation, epoch 0, batch 2"),
         ("in_a_handler", "breaks at LOSS_COMPUTED: training, epoch 1, batch 2, before its step"),
     ],
 )
@@ -153,15 +154,22 @@ def test_report_in_validation_with_averages_then_has_the_averages(tmp_path):
     assert not any(torch.equal(report["state"]["model"][name], weight) for name, weight in trained.items())
 
 
-def test_report_of_a_stop_by_nan_guard_then_replay_says_the_loss_is_not_finite(tmp_path, capsys):
-    report, error, learn = broken("not_finite", tmp_path)
+@pytest.mark.parametrize(
+    ("name", "way_out"),
+    [
+        ("not_finite", "NaNGuard('skip') looks before the step"),
+        ("not_finite_at_the_end", "NaNGuard(every_steps=1) looks sooner"),
+    ],
+)
+def test_report_of_a_stop_by_nan_guard_then_replay_says_the_loss_is_not_finite(name, way_out, tmp_path, capsys):
+    report, error, learn = broken(name, tmp_path)
     assert error is None
     assert report["error"] == {"type": "", "text": learn.stop_reason, "raised_by": ""}
-    assert main(["replay", str(tmp_path / "crash.pt"), "tests.crash_jobs:not_finite"]) == 0
+    assert main(["replay", str(tmp_path / "crash.pt"), f"tests.crash_jobs:{name}"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("NaN guard: the loss became nan in epoch 1, batch 2 (from 0)")
-    assert lines[1] == "noticed: training, epoch 1, batch 2, after its step"
-    assert lines[-2].endswith("is not finite already: NaNGuard(every_steps=1) notices it sooner")
+    assert lines[1] == f"noticed: training, epoch 1, batch {report['batch']}, after its step"
+    assert lines[-2].endswith(f"is not finite already: {way_out}")
     assert lines[-1] == "again: the loss is nan"
 
 

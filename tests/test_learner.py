@@ -934,7 +934,7 @@ def test_metric_when_it_raises_then_a_note_names_it():
     learn = learner(metrics={"f1": lambda preds: 0.0})
     with pytest.raises(TypeError, match="takes 1 positional argument") as caught:
         learn.evaluate(batches())
-    assert caught.value.raised_by == "the metric 'f1'"
+    assert caught.value.raised_by == "the metric 'f1' at ITERATION_COMPLETED"
 
 
 def test_metric_when_its_computation_raises_then_a_note_names_it():
@@ -945,7 +945,7 @@ def test_metric_when_its_computation_raises_then_a_note_names_it():
     learn = learner(metrics={"recall": Broken()})
     with pytest.raises(ZeroDivisionError, match="nothing seen") as caught:
         learn.evaluate(batches())
-    assert caught.value.raised_by == "the metric 'recall'"
+    assert caught.value.raised_by == "the metric 'recall' at EPOCH_COMPLETED"
 
 
 def test_callback_when_it_has_hooks_of_another_framework_alone_then_the_fit_warns_that_it_calls_none():

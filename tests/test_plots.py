@@ -26,6 +26,23 @@ def test_25_images_are_the_documents_grid_of_10_by_10_inches_without_axes():
     assert {ax.images[0].get_cmap().name for ax in figure.axes} == {"gray"}
 
 
+@pytest.mark.parametrize("mode", ["P", "PA", "LA", "CMYK", "YCbCr", "LAB", "HSV"])
+def test_images_of_every_mode_are_shown_in_their_colours(mode):
+    colour = Image.new("RGB", (2, 2), (204, 204, 204) if mode == "LA" else (204, 51, 51))  # of Pillow's web palette
+    by_way_of = {"PA": "P", "LA": "L"}.get(mode, "RGB")
+    shown_as = show_images([colour.convert(by_way_of).convert(mode)]).axes[0].images[0].get_array()
+    assert shown_as.shape == (2, 2, 3)
+    # some of these spaces have fewer colours
+    assert np.abs(np.asarray(shown_as[0, 0], int) - np.asarray(colour)[0, 0]).max() <= 3
+
+
+def test_titles_with_dollars_are_shown_as_they_are(tmp_path):
+    show_images(torch.rand(2, 4, 4), ["$x_$ and $", "a$\\frac$"]).savefig(tmp_path / "images.png")
+    report([{"epoch": 0, "valid_$\\frac$": 0.9}], {"$_$": np.zeros((4, 4, 3), dtype=np.uint8)}).savefig(
+        tmp_path / "report.png"
+    )
+
+
 @pytest.mark.parametrize("n", range(1, 27))
 def test_any_number_of_images_is_shown_in_a_grid_near_to_a_square(n):
     figure = show_images(torch.rand(n, 1, 4, 4))

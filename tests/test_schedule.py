@@ -7,7 +7,7 @@ from ignite.handlers import CosineAnnealingScheduler
 from torch import nn, optim
 from torch.optim import lr_scheduler
 
-from ignite_trainer import Callback, CancelBatchException, Learner, Schedule, one_cycle, warmup_cosine
+from ignite_trainer import Callback, CancelBatchException, Checkpoint, Learner, Schedule, one_cycle, warmup_cosine
 from tests.tiny import blobs, mlp
 
 N_BATCHES, N_EPOCHS = 5, 3
@@ -188,3 +188,16 @@ def unsized():
 def test_schedule_when_it_makes_no_sense_then_is_refused(job, error, text):
     with pytest.raises(error, match=text):
         job()
+
+
+def test_schedule_of_a_fit_of_no_epochs_then_does_nothing_and_the_next_fit_rises_as_ever(tmp_path):
+    rates = Rates()
+    cbs = [Schedule(one_cycle(0.5)), rates, Checkpoint()]
+    x, y = blobs(50)
+    data = list(zip(x.split(10), y.split(10), strict=True))
+    learn = Learner(mlp(), (data, None), nn.CrossEntropyLoss(), 0.1, cbs, device="cpu", folder=tmp_path)
+    assert learn.fit(0) == {}
+    learn.fit(1, resume=True)
+    expected = lr_scheduler.OneCycleLR(optim.SGD(mlp().parameters(), 0.1, momentum=0.9), 0.5, total_steps=5)
+    assert rates.seen[0] == expected.get_last_lr()[0]
+    assert len(rates.seen) == 5

@@ -65,7 +65,7 @@ def build_job(options: Options, *, cbs: Iterable[Any] = (), folder: Any = None) 
     data = load_data(options)
     dls = _loaders(data, options)
     seed_everything(options.seed)
-    model = build_model(options.model, data.input_shape, len(data.classes))
+    model = build_model(options.model, data.input_shape, len(data.classes), data.input_dtype)
     decayed = partial(param_groups, lr=options.lr, weight_decay=options.weight_decay)
     with mistakes():
         learn = Learner(
@@ -92,13 +92,16 @@ def loader_of(dataset: Any, options: Options) -> Any:
     return pair.valid
 
 
-def build_model(name: str, input_shape: Sequence[int], n_out: int) -> nn.Module:
+def build_model(
+    name: str, input_shape: Sequence[int], n_out: int, input_dtype: torch.dtype = torch.float32
+) -> nn.Module:
     """The model that ``--model`` names, for inputs of this shape and so many classes; seen to fit them.
 
     Args:
         name: as the option has it.
         input_shape: of one input; of images (channels, height, width).
         n_out: classes.
+        input_dtype: of the inputs; of tokens a type of whole numbers.
 
     Raises:
         UserMistake: there is no such model, or it does not give (N, n_out) for such inputs.
@@ -122,7 +125,7 @@ def build_model(name: str, input_shape: Sequence[int], n_out: int) -> nn.Module:
     else:
         forms = "mlp, simple-nn, small-cnn, torchvision:NAME or module:Class"
         raise UserMistake(f"--model is {forms}; got {name!r}")
-    _check_outputs(model, name, input_shape, n_out)
+    _check_outputs(model, name, torch.zeros(2, *input_shape, dtype=input_dtype), n_out)
     return model  # type: ignore[no-any-return]
 
 
@@ -191,11 +194,12 @@ def _users_model(name: str, input_shape: Sequence[int], n_in: int, n_out: int) -
     return model
 
 
-def _check_outputs(model: nn.Module, name: str, input_shape: Sequence[int], n_out: int) -> None:
-    """Run the model once on zeros, in evaluation mode; neither it nor the random generators change."""
+def _check_outputs(model: nn.Module, name: str, zeros: torch.Tensor, n_out: int) -> None:
+    """Run the model once on two inputs, in evaluation mode; neither it nor the random generators change."""
+    of_what = f"inputs {tuple(zeros.shape[1:])}" + (f" of {zeros.dtype}" if zeros.dtype != torch.float32 else "")
     with rng_kept(), modes_kept(model), torch.no_grad():
         model.eval()
-        output = call(model, torch.zeros(2, *input_shape), what=f"--model {name} on inputs {tuple(input_shape)}")
+        output = call(model, zeros, what=f"--model {name} on {of_what}")
     shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
     if shape != (2, n_out):
         raise UserMistake(

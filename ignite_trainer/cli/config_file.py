@@ -13,7 +13,12 @@ from .mistakes import UserMistake
 
 __all__ = ["job_section", "read_config", "read_yaml"]
 
-_FOUND = ("classes", "input_shape", "samples")  # what is there besides the options: it comes from the data
+_FOUND = (
+    "classes",
+    "input_shape",
+    "input_dtype",
+    "samples",
+)  # what is there besides the options: it comes from the data
 _NOT_KEPT = ("folder",)  # a run's values lie in its folder, and another run of them needs another
 
 
@@ -82,7 +87,7 @@ def job_section(options: Any, origins: Mapping[str, str], found: Mapping[str, An
     Args:
         options: an instance of the dataclass.
         origins: name → where its value came from, where that is not the default.
-        found: ``classes``, ``input_shape`` and ``samples``.
+        found: ``classes``, ``input_shape``, ``input_dtype`` and ``samples``.
     """
     values = {name: value for name, value in dataclasses.asdict(options).items() if name not in _NOT_KEPT}
     section = {

@@ -42,7 +42,9 @@ def export(
     """
     known = read_run(run)
     file = file or run / f"exported{_ENDINGS[format]}"
-    x = torch.rand(2, *known.input_shape, generator=torch.Generator().manual_seed(0))
+    x = torch.zeros(2, *known.input_shape, dtype=known.input_dtype)  # whole numbers may stand for tokens
+    if x.is_floating_point():
+        x.uniform_(generator=torch.Generator().manual_seed(0))
     model = known.model()
     with mistakes():
         export_model(model, x, file, format)

@@ -33,6 +33,7 @@ class JobData(NamedTuple):
         test: another one; None: there is none.
         classes: the names of the classes.
         input_shape: of one input, without the batch; of images (channels, height, width).
+        input_dtype: of the inputs, as batches have them.
     """
 
     train: Any
@@ -40,6 +41,7 @@ class JobData(NamedTuple):
     test: Any
     classes: list[str]
     input_shape: tuple[int, ...]
+    input_dtype: torch.dtype
 
 
 def load_data(options: Options) -> JobData:
@@ -64,7 +66,7 @@ def load_data(options: Options) -> JobData:
             train, valid, test = _folder(Path(place).expanduser(), options)  # no shell does it behind a colon
         else:
             train, valid, test = _from_function(options.data)
-    return JobData(train, valid, test, _classes(train, valid, options), _input_shape(train, options))
+    return JobData(train, valid, test, _classes(train, valid, options), *_input_of(train, options))
 
 
 _FORMS = "fashion-mnist, mnist, glyphs, csv:FILE, folder:DIR or module:function"
@@ -174,18 +176,20 @@ def _targets(dataset: Any) -> Tensor | None:
     return None if targets is None else torch.as_tensor(targets)
 
 
-def _input_shape(dataset: Any, options: Options) -> tuple[int, ...]:
-    """The shape of the first input; the random generators stay as they are."""
+def _input_of(dataset: Any, options: Options) -> tuple[tuple[int, ...], torch.dtype]:
+    """Shape and type of the first input; the random generators stay as they are."""
     rows = 0
     while type(dataset) is Subset:
         rows, dataset = dataset.indices[rows], dataset.dataset
     whole = whole_tensors(dataset)
     if whole is not None:
-        shape = tuple(whole.tensors[0].shape[1:])
-        return (1, *shape) if whole.images and len(shape) == 2 else shape
+        x = whole.tensors[0]
+        if not whole.images:
+            return tuple(x.shape[1:]), x.dtype
+        return (*(1,) * (x.ndim == 3), *x.shape[1:]), torch.float32
     with rng_kept():
         item = call(lambda: dataset[rows], what=f"--data {options.data}, sample {rows}")
     if not (isinstance(item, (tuple, list)) and len(item) == 2 and isinstance(item[0], Tensor)):
         got = [type(part).__name__ for part in item] if isinstance(item, (tuple, list)) else type(item).__name__
         raise UserMistake(f"--data {options.data}: an item is (tensor, class number); got {got}")
-    return tuple(item[0].shape)
+    return tuple(item[0].shape), item[0].dtype

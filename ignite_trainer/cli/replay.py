@@ -11,7 +11,7 @@ from ignite.engine import Events
 from torch import Tensor
 
 from ..events import CancelEpochException, CancelFitException
-from ..handlers import Checkpoint, RunFiles, TensorBoard
+from ..handlers import Checkpoint, NaNGuard, RunFiles, TensorBoard
 from ..handlers.crash import CrashReport, event_of, load_crash
 from ..learner import Learner
 from ..resume import restore
@@ -122,6 +122,8 @@ def _say_whether_finite(learn: Learner, report: dict[str, Any], error: Exception
     state = report["state"]["model"].items()
     bad = [name for name, value in state if isinstance(value, Tensor) and not value.isfinite().all()]
     if bad:
-        print(f"in the report {bad[0]} is not finite already: NaNGuard(every_steps=1) notices it sooner")
+        looks_at_all = any(isinstance(cb, NaNGuard) and cb.every_steps == 1 for cb in learn.cbs)
+        way_out = "NaNGuard('skip') looks before the step" if looks_at_all else "NaNGuard(every_steps=1) looks sooner"
+        print(f"in the report {bad[0]} is not finite already: {way_out}")
     print(f"again: the loss is {learn.loss.item()}")
     return 1 if learn.loss.isfinite() else 0

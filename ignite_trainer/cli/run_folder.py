@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from ..export import load_weights
@@ -27,6 +28,7 @@ class Run(NamedTuple):
         given: the options that it was made with.
         classes: the names of the classes.
         input_shape: of one input.
+        input_dtype: of the inputs.
         samples: numbers of those that were trained on, and validated on; empty where that is not known.
     """
 
@@ -34,6 +36,7 @@ class Run(NamedTuple):
     given: Given
     classes: list[str]
     input_shape: tuple[int, ...]
+    input_dtype: torch.dtype
     samples: tuple[int, ...]
 
     @property
@@ -47,7 +50,7 @@ class Run(NamedTuple):
         Raises:
             UserMistake: there are none, or they are another model's.
         """
-        model = build_model(self.options.model, self.input_shape, len(self.classes))
+        model = build_model(self.options.model, self.input_shape, len(self.classes), self.input_dtype)
         file = weights_file(self.folder)
         if not file.is_file():
             raise UserMistake(f"{self.folder} has no {file.name} yet: a run writes it after its first epoch")
@@ -97,12 +100,13 @@ def read_run(folder: Path) -> Run:
     given = Given(Options(**{**values, "folder": folder}), origins)
     check(given.options)
     try:
-        samples = found.get("samples", {"value": ()})  # it was not written at first
+        samples = found.get("samples", {"value": ()})  # these two were not written at first
+        dtype = found.get("input_dtype", {"value": "float32"})["value"]
         classes, shape, samples = ([*entry["value"]] for entry in (found["classes"], found["input_shape"], samples))
     except (KeyError, TypeError) as error:
         raise UserMistake(f"{file} names classes and input_shape below job; one of them is not there") from error
-    numbers = (_whole(name, part, file) for name, part in (("input_shape", shape), ("samples", samples)))
-    return Run(folder, given, [str(name) for name in classes], *numbers)
+    input_shape, n_samples = _whole("input_shape", shape, file), _whole("samples", samples, file)
+    return Run(folder, given, [str(name) for name in classes], input_shape, _dtype(dtype, file), n_samples)
 
 
 def _whole(name: str, numbers: list[Any], file: Path) -> tuple[int, ...]:
@@ -110,3 +114,10 @@ def _whole(name: str, numbers: list[Any], file: Path) -> tuple[int, ...]:
         if not isinstance(number, int):
             raise UserMistake(f"{file}: {name} is whole numbers; got {number!r}")
     return tuple(numbers)
+
+
+def _dtype(name: Any, file: Path) -> torch.dtype:
+    dtype = getattr(torch, str(name), None)
+    if not isinstance(dtype, torch.dtype):
+        raise UserMistake(f"{file}: input_dtype is a type of torch, such as float32; got {name!r}")
+    return dtype

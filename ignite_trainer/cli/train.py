@@ -142,6 +142,7 @@ def _callbacks(given: Given, data: JobData) -> list[Any]:
     found = {
         "classes": data.classes,
         "input_shape": list(data.input_shape),
+        "input_dtype": str(data.input_dtype).removeprefix("torch."),
         "samples": [len(data.train), len(data.valid)],
     }
     cbs: list[Any] = [

@@ -63,6 +63,9 @@ class Schedule(Callback):
         self.n_steps, self._n_epochs = self._steps_of_run(learn), learn.n_epochs
         self._steps_before_epoch, self._left_out = learn.step, None
         self._laid_out = self.n_steps if self.every == "batch" else learn.n_epochs
+        if learn.n_epochs == 0:  # nothing is trained, and there is nothing to lay out
+            self.scheduler = None
+            return
         self.scheduler = build_scheduler(self.spec, learn.opt, self._laid_out)
         if isinstance(self.scheduler, ReduceLROnPlateau) != (self.every == "validate"):
             raise ValueError(
@@ -93,9 +96,8 @@ class Schedule(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The scheduler's state."""
-        state = self.scheduler.state_dict()
         return {
-            "scheduler": state,
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "steps_before_epoch": self._steps_before_epoch,
             "laid_out": self._laid_out,
             "n_epochs": self._n_epochs,
@@ -108,6 +110,8 @@ class Schedule(Callback):
         Raises:
             ValueError: a schedule over the whole run, and the run has another length now.
         """
+        if self.scheduler is None or state["scheduler"] is None:
+            return
         before = state.get("laid_out", self._laid_out)
         if isinstance(self.spec, LRSchedule) and before != self._laid_out:
             unit = "steps" if self.every == "batch" else "epochs"
