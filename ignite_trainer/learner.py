@@ -52,7 +52,7 @@ class Learner:
     generators of the loop written by hand, bit for bit.
 
     Args:
-        model: moved to ``device`` at once.
+        model: moved to ``device`` at once. One that ``torch.compile`` has made is called, and saved without its prefix.
         dls: ``DataLoaders(train, valid)``, a pair, or an object with ``train`` and ``valid``; ``valid`` may be None.
             A loader is an iterable of batches ``(x, y)``, or a function that returns one for each epoch.
         loss_func: (preds, y) → a 0-d tensor, its mean over the batch; see ``loss_size``. A module's tensors, such as
@@ -218,15 +218,19 @@ class Learner:
 
     @property
     def model(self) -> nn.Module:
-        """The model, on the learner's device; another one that is assigned is moved there."""
+        """The model, on the learner's device; another one that is assigned is moved there.
+
+        Of one that ``torch.compile`` has made it is the model within, whose state has plain names; that is called.
+        """
         return self._model
 
     @model.setter
     def model(self, model: nn.Module) -> None:
         self._refuse_in_fit("model", "give the fit a callback that changes the model that it has")
         check_model(model, call="learn.model = ...")
-        self._model = model.to(self.device)
-        self._compiled = torch.compile(model) if self.compile else None
+        within = getattr(model, "_orig_mod", None)  # what torch.compile was given: its state has no prefix
+        self._model = (model if within is None else within).to(self.device)
+        self._compiled = torch.compile(self._model) if self.compile else None if within is None else model
         self.forward = self._called
 
     @property

@@ -78,6 +78,11 @@ def wide():
     return tokens(torch.float64)
 
 
+def one_more():
+    """Of which one sample is left over by batches of 20."""
+    return images(61, 1), images(30, 2)
+
+
 def regression():
     data = TensorDataset(torch.rand(20, 3), torch.rand(20))
     return data, data

@@ -135,6 +135,14 @@ MISTAKES = [
         "train --data tests.cli_jobs:wide --model mlp",
         "--model mlp on inputs (7,) of torch.float64: RuntimeError: mat1 and mat2 must have the same dtype",
     ),
+    (
+        "train --data tests.cli_jobs:one_more --model tests.cli_jobs:Net --batch-size 20",
+        "61 samples in batches of 20 end with a batch of 1, on which --model tests.cli_jobs:Net raises ValueError: Exp",
+    ),
+    (
+        "train --data tests.cli_jobs:one_more --model tests.cli_jobs:Net --batch-size 1",
+        "61 samples in batches of 1 end with a batch of 1, on which --model tests.cli_jobs:Net raises ValueError: Exp",
+    ),
     ("evaluate {}/of_words", "config.yaml: input_dtype is a type of torch, such as float32; got 'words'"),
     ("evaluate {}/of_half_pixels", "config.yaml: input_shape is whole numbers; got 0.5"),
     ("predict {}/of_numbers {}/0.png", "predict reads images; the inputs of {}/of_numbers are of shape (64,)"),

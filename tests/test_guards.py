@@ -466,3 +466,19 @@ def test_after_step_points_when_the_batch_is_skipped_then_do_not_come():
     learn.trainer.add_event_handler(TrainEvents.STEPPED, lambda: steps.append(learn.iter))
     learn.fit(1)
     assert steps == [0, 1, 2, 4]
+
+
+def test_model_that_was_compiled_before_then_is_called_and_saved_under_plain_names(tmp_path):
+    n_graphs = []
+
+    def backend(graph, inputs):
+        n_graphs.append(graph)
+        return graph.forward
+
+    model = mlp()
+    learn = Learner(torch.compile(model, backend=backend), (batches(), batches()), nn.CrossEntropyLoss(), 0.1)
+    assert learn.model is model
+    assert learn.fit(1)["loss"] > 0
+    assert n_graphs
+    learn.save(tmp_path / "model.safetensors")
+    Learner(mlp(), (batches(), None), nn.CrossEntropyLoss(), 0.1).load(tmp_path / "model.safetensors")

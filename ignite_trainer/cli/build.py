@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
 import os
@@ -66,6 +67,7 @@ def build_job(options: Options, *, cbs: Iterable[Any] = (), folder: Any = None) 
     dls = _loaders(data, options)
     seed_everything(options.seed)
     model = build_model(options.model, data.input_shape, len(data.classes), data.input_dtype)
+    _check_last_batch(model, data, options)
     decayed = partial(param_groups, lr=options.lr, weight_decay=options.weight_decay)
     with mistakes():
         learn = Learner(
@@ -205,3 +207,19 @@ def _check_outputs(model: nn.Module, name: str, zeros: torch.Tensor, n_out: int)
         raise UserMistake(
             f"--model {name} gives (N, {n_out}), a score for each class of the data; for 2 inputs it gave {shape}"
         )
+
+
+def _check_last_batch(model: nn.Module, data: JobData, options: Options) -> None:
+    """Where a training batch has one sample, run a copy of the model on one, in training mode."""
+    n_samples, batch_size = len(data.train), options.batch_size
+    if n_samples % batch_size != 1 % batch_size:
+        return
+    one = torch.zeros(1, *data.input_shape, dtype=data.input_dtype)
+    try:
+        with rng_kept(), torch.no_grad():
+            copy.deepcopy(model).train()(one)
+    except ValueError as error:
+        raise UserMistake(
+            f"{n_samples} samples in batches of {batch_size} end with a batch of 1, on which --model {options.model} "
+            f"raises {type(error).__name__}: {error}: take another --batch-size"
+        ) from error
