@@ -253,6 +253,12 @@ class Learner:
         self._refuse_in_fit("lr", "set the rates in learn.opt.param_groups, or take a Schedule")
         self._lr = lr
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            "a Learner is not copied or pickled, as its engines call handlers that are its own; make another one, of "
+            "copy.deepcopy(learn.model)"
+        )
+
     # ---- what users call -----------------------------------------------------------------------------------------
 
     def fit(self, n_epochs: int, *, resume: bool | str | Path = False) -> dict[str, float]:

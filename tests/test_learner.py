@@ -4,6 +4,7 @@ import copy
 import functools
 import math
 import multiprocessing
+import pickle
 from typing import NamedTuple
 
 import numpy as np
@@ -1183,3 +1184,9 @@ def test_evaluate_when_called_within_validation_then_is_refused_and_elsewhere_in
 def test_callback_class_when_a_method_is_one_slip_from_a_point_then_is_refused():
     with pytest.raises(TypeError, match=r"Careful.after_bacth is not a callback point; did you mean after_batch\?"):
         type("Careful", (Callback,), {"after_bacth": lambda self, learn: None})
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_learner_when_copied_or_pickled_then_is_refused_as_its_copy_would_train_the_same_model(duplicate):
+    with pytest.raises(TypeError, match=r"a Learner is not copied or pickled, .*; make another one, of copy\.deepcopy"):
+        duplicate(learner())
