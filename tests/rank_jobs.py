@@ -39,7 +39,7 @@ from ignite_trainer import (
     seed_everything,
     warmup_cosine,
 )
-from ignite_trainer.distributed import initialize, rank, world_size
+from ignite_trainer.distributed import finalize, initialize, rank, world_size
 from ignite_trainer.vision import import_torchvision
 from tests.tiny import Centred, blobs, dropout_net, mlp
 
@@ -641,3 +641,4 @@ if __name__ == "__main__":
         torch.distributed.init_process_group("gloo")
     results = {name: JOBS[name]() for name in names}
     torch.save(results, Path(folder) / f"rank-{rank()}.pt")
+    finalize()

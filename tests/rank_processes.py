@@ -1,13 +1,15 @@
-"""How tests start ranks: real torchrun, on the jobs of ``rank_jobs``; and compare what they end with."""
+"""How tests start ranks, by torchrun or by themselves, on the jobs of ``rank_jobs``; and compare what they end with."""
 
 import math
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
 
+from tests.processes import start
 from tests.resume_jobs import equal
 
 ROOT = Path(__file__).parents[1]
@@ -32,10 +34,30 @@ def torchrun(*arguments, **options):
     return subprocess.run(**command(*arguments, **options), capture_output=True, text=True, timeout=120)
 
 
-def run_jobs(names, folder, n_ranks, **options):
-    """What jobs of ``rank_jobs`` return, by rank and name; they write into the folder too."""
-    run = torchrun("-m", "tests.rank_jobs", *names, folder, n_ranks=n_ranks, RANK_RUN=folder, **options)
-    assert run.returncode == 0, run.stderr[-5000:]
+def run_jobs(names, folder, n_ranks, **environment):
+    """What jobs of ``rank_jobs`` return, by rank and name, without torchrun; they write into the folder too."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": n_ranks, "RANK_RUN": folder}
+    output = folder / f"output-{port}"
+    ranks = [
+        start(
+            "tests.rank_jobs",
+            *names,
+            folder,
+            stdout=output,
+            stderr=output,
+            RANK=rank,
+            LOCAL_RANK=rank,
+            **where,
+            **environment,
+        )
+        for rank in range(n_ranks)
+    ]
+    for rank in ranks:
+        rank.join(timeout=120)
+    assert [rank.exitcode for rank in ranks] == [0] * n_ranks, output.read_text()[-5000:]
     return [torch.load(folder / f"rank-{rank}.pt", map_location="cpu", weights_only=False) for rank in range(n_ranks)]
 
 

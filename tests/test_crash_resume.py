@@ -3,25 +3,15 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
+from tests.processes import start
 from tests.resume_jobs import LOADERS, equal
 
-ROOT = Path(__file__).parents[1]
 SLOW = "0.04"  # seconds a batch: a kill then falls anywhere in the run
-
-
-def start(name, folder):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "SECONDS_A_BATCH": SLOW}
-    command = [sys.executable, "-W", "ignore", "-m", "tests.resume_jobs", name, str(folder), str(folder / "end.pt")]
-    with (folder / "stderr").open("w") as errors:
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=errors)
 
 
 def run_with(name, folder, rng, signals, n):
@@ -29,16 +19,18 @@ def run_with(name, folder, rng, signals, n):
     codes = []
     folder.mkdir(parents=True)
     while not (folder / "end.pt").exists():
-        process = start(name, folder)
+        words = "tests.resume_jobs", name, folder, folder / "end.pt"
+        process = start(*words, stdout=folder / "stderr", stderr=folder / "stderr", SECONDS_A_BATCH=SLOW)
         if len(codes) < n:
-            while process.poll() is None and not (folder / "started").exists():
+            while process.is_alive() and not (folder / "started").exists():
                 time.sleep(0.005)
             time.sleep(rng.random())
-            process.send_signal(rng.choice(signals))
-        process.wait(timeout=60)
+            if process.is_alive():
+                os.kill(process.pid, rng.choice(signals))
+        process.join(timeout=60)
         (folder / "started").unlink(missing_ok=True)
-        codes.append(process.returncode)
-        assert process.returncode in (0, 75, -signal.SIGKILL), (folder / "stderr").read_text()
+        codes.append(process.exitcode)
+        assert process.exitcode in (0, 75, -signal.SIGKILL), (folder / "stderr").read_text()
     return codes
 
 

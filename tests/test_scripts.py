@@ -1,21 +1,19 @@
 """The scripts as a user runs them: real processes on real images."""
 
-import os
-import subprocess
-import sys
+import importlib
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from tests import processes
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("*.py"))
 
 
 def run(script, *options, cwd=ROOT):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "scripts" / script), *options]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    return processes.run(ROOT / "scripts" / script, *options, cwd=cwd)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -39,7 +37,7 @@ def test_train_fashion_mnist_when_run_then_prints_the_documents_lines_and_writes
 
 
 def test_fashion_mnist_best_when_run_on_few_images_then_reports_the_test_accuracy(tmp_path, fashion_mnist_root):
-    few = "--images", "512", "--test-images", "500", "--epochs", "2", "--threads", "1"
+    few = "--images", "128", "--test-images", "50", "--epochs", "2", "--threads", "1", "--batch-size", "32"
     done = run("fashion_mnist_best.py", *few, "--root", str(fashion_mnist_root), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     *epochs, test, seconds = done.stdout.splitlines()
@@ -52,7 +50,7 @@ def test_fashion_mnist_best_when_run_on_few_images_then_reports_the_test_accurac
 
 
 def test_fashion_mnist_best_when_images_are_kept_back_then_leaves_the_test_images_alone(tmp_path, fashion_mnist_root):
-    few = "--images", "512", "--validation", "128", "--epochs", "1", "--threads", "1"
+    few = "--images", "96", "--validation", "32", "--epochs", "1", "--threads", "1", "--batch-size", "32"
     done = run("fashion_mnist_best.py", *few, "--root", str(fashion_mnist_root), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     epoch, _seconds = done.stdout.splitlines()
@@ -140,30 +138,20 @@ def test_documents_when_run_then_every_row_holds(fashion_mnist_root):
     assert all(head.endswith(": holds") for head in heads)
 
 
-def test_bench_when_it_writes_then_what_stands_around_its_marks_is_kept(tmp_path):
-    page = tmp_path / "page.md"
+def test_bench_when_it_writes_then_what_stands_around_its_marks_is_kept(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    bench, page = importlib.import_module("bench"), tmp_path / "page.md"
     for text in ("first", "second"):
-        program = f"import bench, pathlib; bench.write_between_marks(pathlib.Path({str(page)!r}), {text!r})"
-        done = run_python(program)
-        assert done.returncode == 0, done.stderr
+        bench.write_between_marks(page, text)
         page.write_text(f"above {text}\n{page.read_text()}below {text}\n")
-    lines = page.read_text().splitlines()
-    assert lines[:3] == ["above second", "above first", "# Benchmarks"]
-    assert lines[-2:] == ["below first", "below second"]
-    written = ["<!-- scripts/bench.py writes from here -->", "", "second", "", "<!-- to here -->"]
-    assert lines[4:9] == written
-    of_a_device = f"bench.write_between_marks(pathlib.Path({str(page)!r}), 'third', bench.BEGIN_DEVICE)"
-    assert run_python(f"import bench, pathlib; {of_a_device}").returncode == 0
-    lines = page.read_text().splitlines()
-    assert lines[4:9] == written
-    assert lines[10:15] == ["<!-- scripts/bench.py --device writes from here -->", "", "third", "", "<!-- to here -->"]
-    assert lines[-2:] == ["below first", "below second"]
+    bench.write_between_marks(page, "third", bench.BEGIN_DEVICE)
+    assert page.read_text().splitlines() == [
+        *("above second", "above first", "# Benchmarks", ""),
+        *("<!-- scripts/bench.py writes from here -->", "", "second", "", "<!-- to here -->", ""),
+        *("<!-- scripts/bench.py --device writes from here -->", "", "third", "", "<!-- to here -->"),
+        *("below first", "below second"),
+    ]
     page.write_text("no marks")
-    done = run_python(f"import bench, pathlib; bench.write_between_marks(pathlib.Path({str(page)!r}), 'third')")
-    assert "has not both: add them" in done.stderr
+    with pytest.raises(ValueError, match="has not both: add them"):
+        bench.write_between_marks(page, "fourth")
     assert page.read_text() == "no marks"
-
-
-def run_python(program):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "scripts")))}
-    return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=100)
