@@ -17,8 +17,10 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from tests import processes
+
 ROOT = Path(__file__).parents[1]
-COMMANDS = {"ignite-trainer": ["-m", "ignite_trainer"], "torchrun": ["-m", "torch.distributed.run"], "python": []}
+COMMANDS = ("ignite-trainer", "torchrun", "python")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -126,8 +128,14 @@ def run_commands(block, folder):
     for line in block.text.splitlines():
         name, *options = shlex.split(line, comments=True) or [""]
         if name in COMMANDS:
-            command = [sys.executable, *COMMANDS[name], *options]
-            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+            if name == "torchrun":
+                command = [sys.executable, "-m", "torch.distributed.run", *options]
+                done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+            else:
+                words = (
+                    ["ignite_trainer", *options] if name == "ignite-trainer" else [folder / options[0], *options[1:]]
+                )
+                done = processes.run(*words, cwd=folder)
             code = re.search(r"# exit code (\d+)$", line)
             assert done.returncode == (int(code[1]) if code else 0), f"{line}: {done.stdout}{done.stderr}"
             printed += done.stdout

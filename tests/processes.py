@@ -11,6 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 _context = multiprocessing.get_context("forkserver")
@@ -33,16 +35,15 @@ def start(program, *arguments, stdout, stderr, cwd=ROOT, **environment):
         stdout, stderr: files, one or two, to which its outputs are added.
         environment: variables that it gets beside those that are here; it has one thread and no CUDA device.
     """
-    here = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), here)))  # of the server, too
     words = [str(program), *map(str, arguments)]
-    environment = {name: str(value) for name, value in environment.items()}
-    process = _context.Process(target=_run, args=(words, str(stdout), str(stderr), str(cwd), environment))
-    process.start()
-    if here is None:
-        del os.environ["PYTHONPATH"]
-    else:
-        os.environ["PYTHONPATH"] = here
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    fixed = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**fixed, **{name: str(value) for name, value in environment.items()}}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("PYTHONPATH", "OMP_NUM_THREADS"):
+            patch.setenv(name, fixed[name])  # the server, which the first start starts, imports torch by them
+        process = _context.Process(target=_run, args=(words, str(stdout), str(stderr), str(cwd), environment))
+        process.start()
     return process
 
 
@@ -60,7 +61,7 @@ def run(program, *arguments, timeout=300, **how):
 
 def _run(words, stdout, stderr, cwd, environment):
     multiprocessing.set_start_method("fork", force=True)  # of DataLoader's workers, as where nothing is said
-    os.environ.update({"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment})
+    os.environ.update(environment)
     os.chdir(cwd)
     for number, path in ((1, stdout), (2, stderr)):
         with open(path, "a") as output:

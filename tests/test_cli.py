@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from ignite_trainer.cli.run_folder import read_run
 from ignite_trainer.cli.run_job import _scalars
 from ignite_trainer.handlers.state_files import newest_checkpoint
 from ignite_trainer.vision import import_torchvision
+from tests import processes
 from tests.cli_jobs import CLASSES
 from tests.cli_runs import ROOT, TINY, environment, picture, run, run_on_csv
 from tests.tiny import same_state
@@ -34,8 +36,7 @@ def trained(tmp_path_factory):
     """A finished run of two epochs, and what it printed."""
     folder = tmp_path_factory.mktemp("cli") / "run"
     words = [*TINY.split(), "--epochs", "2", "--lr", "0.01", "--folder", str(folder), "--model", "tests.cli_jobs:Net"]
-    command = [sys.executable, "-m", "ignite_trainer", *words]
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120)
+    done = processes.run("ignite_trainer", *words)
     assert done.returncode == 0, done.stderr
     return folder, done
 
@@ -117,16 +118,15 @@ def test_train_when_ctrl_c_comes_then_exits_75_and_resume_ends_with_the_same_bit
     words = [*words.split(), "--batch-size", "10", "--schedule", "one-cycle", "--ema", "0.9", "--patience", "3"]
     run([*words, "--folder", tmp_path / "whole"], capsys)
     cut = tmp_path / "cut"
-    command = [sys.executable, "-m", "ignite_trainer", *words, "--folder", str(cut)]
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    while process.poll() is None and not (cut / "history.csv").exists():
+    outputs = {name: tmp_path / name for name in ("stdout", "stderr")}
+    process = processes.start("ignite_trainer", *words, "--folder", cut, **outputs)
+    while process.is_alive() and not (cut / "history.csv").exists():
         time.sleep(0.01)
     time.sleep(0.2)  # an epoch takes 0.4 seconds at least
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 75, err
+    os.kill(process.pid, signal.SIGINT)
+    process.join(timeout=60)
+    err = outputs["stderr"].read_text()
+    assert process.exitcode == 75, err
     first, second = err.splitlines()
     assert re.fullmatch(rf"stopped by SIGINT after step \d+: {cut}/checkpoints/step-\d+\.pt can be resumed", first)
     assert second == f"go on with: ignite-trainer resume {cut}"

@@ -1,9 +1,6 @@
 """Crash reports and their replay: the batch that broke breaks again, in another process, with the same bits."""
 
-import os
 import re
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -13,7 +10,7 @@ import torch
 from ignite_trainer import Callback, CancelFitException
 from ignite_trainer.cli import main
 from ignite_trainer.handlers import CrashReport, load_crash
-from tests import crash_jobs
+from tests import crash_jobs, processes
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,15 +26,12 @@ def broken(name, folder):
 
 
 def test_a_job_that_breaks_when_replayed_in_another_process_then_the_same_error_comes(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    options = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True, "timeout": 60}
-    python = [sys.executable, "-W", "ignore", "-m"]
-    job = subprocess.run([*python, "tests.crash_jobs", "in_training", str(tmp_path)], **options, check=False)
+    job = processes.run("tests.crash_jobs", "in_training", tmp_path)
     assert job.returncode == 1
     error = next(line for line in job.stderr.splitlines() if line.startswith("ValueError: "))  # a note comes after it
     assert re.fullmatch(r"ValueError: it breaks at \d\.\d+", error)
     words = ["replay", str(tmp_path / "crash.pt"), "tests.crash_jobs:in_training"]
-    done = subprocess.run([*python, "ignite_trainer", *words], **options, check=False)
+    done = processes.run("ignite_trainer", *words)
     assert (done.returncode, done.stderr) == (0, "")
     order = crash_jobs.make(tmp_path)[0].train_dl.order
     assert done.stdout.splitlines() == [

@@ -1,13 +1,12 @@
 """The curves of a history: which charts, which lines, which points, and a picture that can be saved."""
 
 import io
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from ignite_trainer.plots import curves
+from tests import processes
 
 NAN = float("nan")
 
@@ -90,11 +89,12 @@ def test_curves_with_nothing_to_draw_is_refused(history):
 
 
 def test_curves_does_not_import_pyplot_nor_matplotlib_before_it_is_called(tmp_path):
-    program = """
+    program = tmp_path / "program.py"
+    program.write_text("""
 import sys
 from ignite_trainer.plots import curves
 assert "matplotlib" not in sys.modules
 curves([{"epoch": 0, "train_loss": 1.0}]).savefig(sys.argv[1])
 assert "matplotlib.pyplot" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", program, str(tmp_path / "curves.png")], check=True)
+""")
+    assert processes.run(program, tmp_path / "curves.png") == (0, "", "")

@@ -6,8 +6,6 @@ import pickle
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from ignite_trainer import Callback
 from ignite_trainer.files import DamagedFile, read_verified, write_whole
 from ignite_trainer.handlers.crash import load_crash
 from ignite_trainer.handlers.state_files import load_checkpoint, newest_checkpoint
+from tests import processes
 from tests.test_resume import plain
 
 ROOT = Path(__file__).parents[1]
@@ -117,7 +116,7 @@ def test_file_with_its_sum_when_it_cannot_be_loaded_then_it_is_said_what_it_is_n
         load(tmp_path / "text.pt")
 
 
-def run_limited(body):
+def run_limited(body, folder):
     """Run a program in its own process; once it calls ``limit()``, no file may grow beyond 2,000 bytes."""
     head = """
         import resource, signal, sys
@@ -128,15 +127,19 @@ def run_limited(body):
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
     """
-    program = textwrap.dedent(head) + textwrap.dedent(body)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program], env=environment, capture_output=True, text=True, timeout=120
-    )
+    return run_program(textwrap.dedent(head) + textwrap.dedent(body), folder)
+
+
+def run_program(text, folder):
+    """Run a program in its own process."""
+    program = folder / "program.py"
+    program.write_text(textwrap.dedent(text))
+    return processes.run(program)
 
 
 def test_checkpoint_when_the_disk_is_full_then_the_first_error_names_the_path_and_the_former_is_whole(tmp_path):
-    done = run_limited(f"""
+    done = run_limited(
+        f"""
         class Full(Callback):
             def after_epoch(self, learn):
                 if learn.epoch == 1: limit()
@@ -144,7 +147,9 @@ def test_checkpoint_when_the_disk_is_full_then_the_first_error_names_the_path_an
             plain(Path({str(tmp_path)!r}), cbs=[Full()]).fit(3)
         except OSError as error:
             print(type(error).__name__, error.filename, error.strerror)
-    """)
+    """,
+        tmp_path,
+    )
     assert done.stdout == f"OSError {tmp_path}/checkpoints/.step-00000010.pt.tmp File too large\n", done.stderr
     _, path = newest_checkpoint(tmp_path / "checkpoints")
     assert path.name == "step-00000005.pt"
@@ -167,7 +172,8 @@ def test_checkpoint_when_its_folder_is_deleted_while_running_then_it_is_made_aga
 
 
 def test_background_save_when_the_disk_is_full_then_the_fit_raises_its_error(tmp_path):
-    done = run_limited(f"""
+    done = run_limited(
+        f"""
         from ignite_trainer import Checkpoint
         learn = plain(Path({str(tmp_path)!r}))
         learn.cbs[-1] = Checkpoint(background=True)
@@ -176,7 +182,9 @@ def test_background_save_when_the_disk_is_full_then_the_fit_raises_its_error(tmp
             learn.fit(3)
         except OSError as error:
             print(error.filename)
-    """)
+    """,
+        tmp_path,
+    )
     assert done.stdout == f"{tmp_path}/checkpoints/.step-00000005.pt.tmp\n", done.stderr
 
 
@@ -200,9 +208,7 @@ def test_save_when_killed_between_any_two_system_calls_then_a_whole_file_is_ther
         write_whole(path, lambda file: (file.write(b"ne"), file.flush(), file.write(b"w")))
         print("survived", calls)
     """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", textwrap.dedent(program)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    done = run_program(program, tmp_path)
     assert done.returncode == (0 if "survived" in done.stdout else -signal.SIGKILL), done.stderr
     assert read_verified(tmp_path / "state.pt") in (b"old", b"new")
     if at == 9:

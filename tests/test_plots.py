@@ -1,8 +1,6 @@
 """Grids of images, and the page of a run: any number, any shape, without a display."""
 
 import math
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -10,6 +8,7 @@ import torch
 from PIL import Image
 
 from ignite_trainer.plots import report, show_images
+from tests import processes
 
 
 def shown(figure):
@@ -104,16 +103,14 @@ def test_labels_of_any_kind_become_titles(labels, titles):
 
 
 def test_figure_is_saved_without_a_display_and_without_pyplot(tmp_path):
-    code = (
+    program = tmp_path / "program.py"
+    program.write_text(
         "import sys, torch\n"
         "from ignite_trainer.plots import show_images\n"
         "show_images(torch.rand(5, 28, 28), torch.arange(5)).savefig(sys.argv[1], dpi=50)\n"
         "print('matplotlib.pyplot' in sys.modules)"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "a.png"], capture_output=True, text=True, check=True
-    )
-    assert result.stdout == "False\n"
+    assert processes.run(program, tmp_path / "a.png") == (0, "False\n", "")
     with Image.open(tmp_path / "a.png") as picture:
         assert picture.size == (300, 200)
 

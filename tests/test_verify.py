@@ -1,9 +1,7 @@
 """The command ``verify`` as users run it, on jobs that hold and on jobs that do not."""
 
 import math
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,14 +12,13 @@ from ignite_trainer.cli import main
 from ignite_trainer.cli.mistakes import UserMistake
 from ignite_trainer.cli.run_job import run_job
 from ignite_trainer.cli.verify_resume import first_difference
+from tests import processes
 
 ROOT = Path(__file__).parents[1]
 
 
 def command(*words):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-W", "ignore", "-m", "ignite_trainer", *words]
-    return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return processes.run("ignite_trainer", *words)
 
 
 def test_verify_resume_of_a_job_that_holds_then_prints_the_kills_and_equal_and_ends_with_0(soak):

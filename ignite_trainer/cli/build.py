@@ -29,7 +29,7 @@ from .jobs import call, find_function
 from .mistakes import UserMistake, mistakes
 from .options import Options
 
-__all__ = ["Job", "build_job", "build_model", "loader_of"]
+__all__ = ["Job", "build_job", "build_model", "check_last_batch", "loader_of"]
 
 _N_HIDDEN = 50  # of mlp, as in the documents
 
@@ -67,7 +67,6 @@ def build_job(options: Options, *, cbs: Iterable[Any] = (), folder: Any = None) 
     dls = _loaders(data, options)
     seed_everything(options.seed)
     model = build_model(options.model, data.input_shape, len(data.classes), data.input_dtype)
-    _check_last_batch(model, data, options)
     decayed = partial(param_groups, lr=options.lr, weight_decay=options.weight_decay)
     with mistakes():
         learn = Learner(
@@ -86,6 +85,26 @@ def build_job(options: Options, *, cbs: Iterable[Any] = (), folder: Any = None) 
             folder=folder,
         )
     return Job(learn, data, options)
+
+
+def check_last_batch(job: Job) -> None:
+    """Where a training batch has one sample, run a copy of the model on one, in training mode.
+
+    Raises:
+        UserMistake: it raises there, as batch norm does.
+    """
+    n_samples, batch_size, options = len(job.data.train), job.options.batch_size, job.options
+    if n_samples % batch_size != 1 % batch_size or options.max_steps is not None:
+        return
+    one = torch.zeros(1, *job.data.input_shape, dtype=job.data.input_dtype, device=job.learn.device)
+    try:
+        with rng_kept(), torch.no_grad():
+            copy.deepcopy(job.learn.model).train()(one)
+    except ValueError as error:
+        raise UserMistake(
+            f"{n_samples} samples in batches of {batch_size} end with a batch of 1, on which --model {options.model} "
+            f"raises {type(error).__name__}: {error}: take another --batch-size"
+        ) from error
 
 
 def loader_of(dataset: Any, options: Options) -> Any:
@@ -207,19 +226,3 @@ def _check_outputs(model: nn.Module, name: str, zeros: torch.Tensor, n_out: int)
         raise UserMistake(
             f"--model {name} gives (N, {n_out}), a score for each class of the data; for 2 inputs it gave {shape}"
         )
-
-
-def _check_last_batch(model: nn.Module, data: JobData, options: Options) -> None:
-    """Where a training batch has one sample, run a copy of the model on one, in training mode."""
-    n_samples, batch_size = len(data.train), options.batch_size
-    if n_samples % batch_size != 1 % batch_size:
-        return
-    one = torch.zeros(1, *data.input_shape, dtype=data.input_dtype)
-    try:
-        with rng_kept(), torch.no_grad():
-            copy.deepcopy(model).train()(one)
-    except ValueError as error:
-        raise UserMistake(
-            f"{n_samples} samples in batches of {batch_size} end with a batch of 1, on which --model {options.model} "
-            f"raises {type(error).__name__}: {error}: take another --batch-size"
-        ) from error

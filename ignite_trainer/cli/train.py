@@ -18,7 +18,7 @@ from ..handlers import EMA, Checkpoint, EarlyStopping, NaNGuard, Progress, RunFi
 from ..handlers.signals import EXIT_RESUMABLE
 from ..handlers.state_files import newest_checkpoint
 from ..schedules import one_cycle, warmup_cosine
-from .build import Job, build_job, loader_of
+from .build import Job, build_job, check_last_batch, loader_of
 from .config_file import job_section
 from .job_data import JobData
 from .mistakes import UserMistake, mistakes
@@ -119,6 +119,7 @@ def _run(given: Given, known: Run | None = None) -> int:
     job = build_job(options, folder=options.folder)
     if known is not None:
         check_data(known, job.data)
+    check_last_batch(job)
     learn = job.learn
     learn.cbs += _callbacks(given, job.data)
     if options.timeline:
