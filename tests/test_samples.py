@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from multiprocessing import forkserver
 
 import numpy as np
 import pytest
@@ -316,6 +317,7 @@ class Blocked(Dataset):
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_signals_when_workers_are_started_then_wait_in_these_and_not_in_the_main_process(method):
+    forkserver._forkserver._stop()  # one that other tests have started came before signals waited
     loader = SampleLoader(Blocked(), 2, num_workers=1)
     loader.stock.multiprocessing_context = method
     (batch,) = loader
