@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn, SupportsIndex
 
 import torch
 from ignite.engine import Events
@@ -52,7 +52,8 @@ class Learner:
     generators of the loop written by hand, bit for bit.
 
     Args:
-        model: moved to ``device`` at once. One that ``torch.compile`` has made is called, and saved without its prefix.
+        model: moved to ``device`` at once. One that ``torch.compile`` has made is called as it is, and saved without
+            its prefix.
         dls: ``DataLoaders(train, valid)``, a pair, or an object with ``train`` and ``valid``; ``valid`` may be None.
             A loader is an iterable of batches ``(x, y)``, or a function that returns one for each epoch.
         loss_func: (preds, y) → a 0-d tensor, its mean over the batch; see ``loss_size``. A module's tensors, such as
@@ -220,7 +221,8 @@ class Learner:
     def model(self) -> nn.Module:
         """The model, on the learner's device; another one that is assigned is moved there.
 
-        Of one that ``torch.compile`` has made it is the model within, whose state has plain names; that is called.
+        Of one that ``torch.compile`` has made it is the model within, whose state has plain names; what is called is
+        the compiled one, but in trials, and until another model is assigned, be it the one within.
         """
         return self._model
 
@@ -230,7 +232,7 @@ class Learner:
         check_model(model, call="learn.model = ...")
         within = getattr(model, "_orig_mod", None)  # what torch.compile was given: its state has no prefix
         self._model = (model if within is None else within).to(self.device)
-        self._compiled = torch.compile(self._model) if self.compile else None if within is None else model
+        self._compiled = model if within is not None else torch.compile(self._model) if self.compile else None
         self.forward = self._called
 
     @property
@@ -253,10 +255,10 @@ class Learner:
         self._refuse_in_fit("lr", "set the rates in learn.opt.param_groups, or take a Schedule")
         self._lr = lr
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         raise TypeError(
             "a Learner is not copied or pickled, as its engines call handlers that are its own; make another one, of "
-            "copy.deepcopy(learn.model)"
+            "copy.deepcopy(learn.model), or keep it out of what is copied"
         )
 
     # ---- what users call -----------------------------------------------------------------------------------------

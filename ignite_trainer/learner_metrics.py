@@ -118,7 +118,8 @@ def _share_sums(metrics: list[Ratio]) -> None:
 def _attach_metric(engine: Engine, name: str, metric: Metric) -> None:
     """Attach a metric to an engine's epochs; without a single batch its value is NaN instead of an error.
 
-    An exception gets a note of the metric's name and the event, but for the updates of ``Loss`` and ``Accuracy``.
+    An exception gets a note of the metric's name and the event, but for the updates of ``Loss``, of ``Accuracy`` and of
+    the parts of a ``MetricsLambda``.
 
     Raises:
         TypeError: at an epoch's end: the metric has computed something else than one number.

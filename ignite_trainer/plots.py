@@ -81,7 +81,8 @@ _NO_GREY_NOR_RGB = ("P", "PA", "LA", "CMYK", "YCbCr", "LAB", "HSV")  # Pillow's 
 def _picture(image: Any) -> NDArray[Any]:
     """(H, W) or (H, W, 3), as matplotlib takes it."""
     if getattr(image, "mode", None) in _NO_GREY_NOR_RGB:
-        image = image.convert("RGB")
+        way = "RGBA" if image.mode in ("P", "PA") else "RGB"  # Pillow warns where a palette has transparent colours
+        image = image.convert(way).convert("RGB")
     array = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
     if array.ndim == 3 and array.shape[0] in (1, 3):
         array = array.transpose(1, 2, 0)

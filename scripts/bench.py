@@ -186,6 +186,11 @@ def main(
         soak: so many iterations without a garbage collector, too; 0: none.
         device: a CUDA device; job A is measured there, and nothing else.
     """
+    if device is not None and (torch.device(device).type != "cuda" or peers is not None or soak):
+        raise ValueError(
+            f"device is a CUDA device, on which job A is measured and nothing else; got {device!r}, peers {peers} and "
+            f"soak {soak}: leave these two out"
+        )
     torch.set_num_threads(1)
     options = "".join(
         (
@@ -195,10 +200,11 @@ def main(
             f" --soak {soak}" * bool(soak),
         )
     )
+    beside = "row above" if device is not None else "table's first row"
     sections = [
         f"""Made by `python scripts/bench.py{options} --write docs/benchmarks.md`:
-interleaved rounds, one thread, medians. Ratios and differences are of process CPU times, each to the mean of its
-table's first row, run just before and just after it.
+interleaved rounds, one thread, medians. Ratios and differences are of process CPU times, each to the mean of the
+{beside}, run just before and just after it.
 
 {machine()}"""
     ]

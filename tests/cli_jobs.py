@@ -182,6 +182,17 @@ class Words(nn.Module):
         return self.out(self.table(x).mean(dim=1))
 
 
+class Squeezed(Net):
+    """Loses the dimension of the batch where it has one sample."""
+
+    def __init__(self, n_in, num_classes):
+        super().__init__(n_in, num_classes)
+        del self[2]  # batch norm
+
+    def forward(self, x):
+        return super().forward(x).squeeze()
+
+
 class WrongOutputs(nn.Module):
     def forward(self, x):
         return x

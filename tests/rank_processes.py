@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from tests.processes import start
+from tests.processes import finish, start
 from tests.resume_jobs import equal
 
 ROOT = Path(__file__).parents[1]
@@ -55,9 +55,8 @@ def run_jobs(names, folder, n_ranks, **environment):
         )
         for rank in range(n_ranks)
     ]
-    for rank in ranks:
-        rank.join(timeout=120)
-    assert [rank.exitcode for rank in ranks] == [0] * n_ranks, output.read_text()[-5000:]
+    codes = [finish(rank, timeout=120) for rank in ranks]
+    assert codes == [0] * n_ranks, output.read_text()[-5000:]
     return [torch.load(folder / f"rank-{rank}.pt", map_location="cpu", weights_only=False) for rank in range(n_ranks)]
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 import signal
 import subprocess
@@ -123,10 +122,9 @@ def test_train_when_ctrl_c_comes_then_exits_75_and_resume_ends_with_the_same_bit
     while process.is_alive() and not (cut / "history.csv").exists():
         time.sleep(0.01)
     time.sleep(0.2)  # an epoch takes 0.4 seconds at least
-    os.kill(process.pid, signal.SIGINT)
-    process.join(timeout=60)
-    err = outputs["stderr"].read_text()
-    assert process.exitcode == 75, err
+    processes.send(process, signal.SIGINT)
+    code, err = processes.finish(process, timeout=60), outputs["stderr"].read_text()
+    assert code == 75, err
     first, second = err.splitlines()
     assert re.fullmatch(rf"stopped by SIGINT after step \d+: {cut}/checkpoints/step-\d+\.pt can be resumed", first)
     assert second == f"go on with: ignite-trainer resume {cut}"

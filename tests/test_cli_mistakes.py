@@ -137,16 +137,29 @@ MISTAKES = [
     ),
     (
         "train --data tests.cli_jobs:one_more --model tests.cli_jobs:Net --batch-size 20",
-        "61 samples in batches of 20 end with a batch of 1, on which --model tests.cli_jobs:Net raises ValueError: Exp",
+        "61 samples in batches of 20 make a batch of 1, on which --model tests.cli_jobs:Net raises: ValueError: Expe",
     ),
     (
         "train --data tests.cli_jobs:one_more --model tests.cli_jobs:Net --batch-size 1",
-        "61 samples in batches of 1 end with a batch of 1, on which --model tests.cli_jobs:Net raises ValueError: Exp",
+        "61 samples in batches of 1 make a batch of 1, on which --model tests.cli_jobs:Net raises: ValueError: Expec",
+    ),
+    (
+        "train --data tests.cli_jobs:one_more --model tests.cli_jobs:Net --batch-size 20 --max-steps 4",
+        "61 samples in batches of 20 make a batch of 1, on which --model tests.cli_jobs:Net raises: ValueError: Expe",
+    ),
+    (
+        "check --data tests.cli_jobs:one_more --model tests.cli_jobs:Squeezed --batch-size 20",
+        "make a batch of 1, on which --model tests.cli_jobs:Squeezed gives (3,) and not (1, 3): take another --batch-",
+    ),
+    (
+        "evaluate {}/of_bytes",
+        "{}/of_bytes was trained on inputs of torch.float64; tests.cli_jobs:tiny gives torch.float32 now",
     ),
     ("evaluate {}/of_words", "config.yaml: input_dtype is a type of torch, such as float32; got 'words'"),
     ("evaluate {}/of_half_pixels", "config.yaml: input_shape is whole numbers; got 0.5"),
     ("predict {}/of_numbers {}/0.png", "predict reads images; the inputs of {}/of_numbers are of shape (64,)"),
     ("predict {}/now_larger {}/0.png", "{}/0.png gives an input of shape (1, 9, 9); the model takes (1, 8, 8)"),
+    ("export {}/run --file {}", "--file is a file to write; {} is a folder: give a name in it"),
     ("export nowhere", "a run is a folder, such as runs/20260131-235959; there is no folder nowhere"),
 ]
 
@@ -175,6 +188,7 @@ def mistaken(tmp_path_factory):
         ("now_larger", data, "value: tests.cli_jobs:larger"),
         ("of_half_pixels", shape, shape.replace("1", "0.5")),
         ("of_words", "value: float32", "value: words"),
+        ("of_bytes", "value: float32", "value: float64"),
         ("of_numbers", shape, "input_shape:\n    value:\n    - 64\n"),
     ):
         (folder / name).mkdir()

@@ -165,6 +165,7 @@ def test_config_of_a_run_when_read_back_then_is_the_same_options(tmp_path):
         ("epochs: 2.5", "{}: epochs is a whole number; got 2.5"),
         ("epochs: true", "{}: epochs is a whole number; got True"),
         ("lr: fast", "{}: lr is a number; got 'fast'"),
+        ("lr: 1" + 400 * "0", "{}: lr is a number that a float holds; got one of 401 digits"),
         ("patience: soon", "{}: patience is a whole number or null; got 'soon'"),
         ("deterministic: 1", "{}: deterministic is true or false; got 1"),
         ("data: 3", "{}: data is text; got 3"),

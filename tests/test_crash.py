@@ -58,9 +58,11 @@ def test_a_job_that_breaks_when_replayed_in_another_process_then_the_same_error_
 def test_replay_of_an_error_then_it_comes_again_with_the_same_bits(name, place, tmp_path, capsys):
     _, error, _ = broken(name, tmp_path)
     assert main(["replay", str(tmp_path / "crash.pt"), f"tests.crash_jobs:{name}"]) == 0
-    first, second, third, again = capsys.readouterr().out.splitlines()
+    first, second, *of_the_metric, third, again = capsys.readouterr().out.splitlines()
     assert first == f"{type(error).__name__}: {error}"
     assert place in second
+    begins_anew = "the metric begins with this batch: what it had added up before is not in the report"
+    assert of_the_metric == ([begins_anew] if name == "in_a_metric" else [])
     assert third.startswith("samples ")
     assert again == "again: the same error, raised by the same"
 
@@ -211,6 +213,21 @@ def test_no_report_of_an_error_between_batches(point, tmp_path):
     learn, n_epochs = crash_jobs.make(tmp_path, [breaks])
     with pytest.raises(ZeroDivisionError):
         learn.fit(n_epochs)
+    assert not (tmp_path / "crash.pt").exists()
+
+
+def test_no_report_of_a_metric_that_raises_where_a_callback_evaluates_between_epochs(tmp_path):
+    class Tests(Callback):
+        def after_validate(self, learn):
+            learn.evaluate([(torch.ones(3, 6), torch.zeros(3, dtype=torch.int64))])
+
+    def of_three(preds, y):
+        return 1 / 0 if len(y) == 3 else preds.mean()
+
+    learn, n_epochs = crash_jobs.make(tmp_path, [Tests()], metrics={"share": of_three})
+    with pytest.raises(ZeroDivisionError) as caught:
+        learn.fit(n_epochs)
+    assert caught.value.raised_by == "the metric 'share' at ITERATION_COMPLETED"
     assert not (tmp_path / "crash.pt").exists()
 
 

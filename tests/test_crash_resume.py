@@ -1,6 +1,5 @@
 """Real processes, killed and signalled at random moments, and gone on with: the end has the same bits."""
 
-import os
 import random
 import signal
 import time
@@ -8,7 +7,7 @@ import time
 import pytest
 import torch
 
-from tests.processes import start
+from tests.processes import finish, send, start
 from tests.resume_jobs import LOADERS, equal
 
 SLOW = "0.04"  # seconds a batch: a kill then falls anywhere in the run
@@ -25,12 +24,10 @@ def run_with(name, folder, rng, signals, n):
             while process.is_alive() and not (folder / "started").exists():
                 time.sleep(0.005)
             time.sleep(rng.random())
-            if process.is_alive():
-                os.kill(process.pid, rng.choice(signals))
-        process.join(timeout=60)
+            send(process, rng.choice(signals))
+        codes.append(finish(process, timeout=60))
         (folder / "started").unlink(missing_ok=True)
-        codes.append(process.exitcode)
-        assert process.exitcode in (0, 75, -signal.SIGKILL), (folder / "stderr").read_text()
+        assert codes[-1] in (0, 75, -signal.SIGKILL), (folder / "stderr").read_text()
     return codes
 
 

@@ -468,7 +468,8 @@ def test_after_step_points_when_the_batch_is_skipped_then_do_not_come():
     assert steps == [0, 1, 2, 4]
 
 
-def test_model_that_was_compiled_before_then_is_called_and_saved_under_plain_names(tmp_path):
+@pytest.mark.parametrize("asks", [False, True])
+def test_model_that_was_compiled_before_then_is_called_and_saved_under_plain_names(asks, tmp_path):
     n_graphs = []
 
     def backend(graph, inputs):
@@ -476,9 +477,10 @@ def test_model_that_was_compiled_before_then_is_called_and_saved_under_plain_nam
         return graph.forward
 
     model = mlp()
-    learn = Learner(torch.compile(model, backend=backend), (batches(), batches()), nn.CrossEntropyLoss(), 0.1)
+    data, compiled = (batches(), batches()), torch.compile(model, backend=backend)
+    learn = Learner(compiled, data, nn.CrossEntropyLoss(), 0.1, device="cpu", compile=asks)
     assert learn.model is model
     assert learn.fit(1)["loss"] > 0
     assert n_graphs
     learn.save(tmp_path / "model.safetensors")
-    Learner(mlp(), (batches(), None), nn.CrossEntropyLoss(), 0.1).load(tmp_path / "model.safetensors")
+    Learner(mlp(), data, nn.CrossEntropyLoss(), 0.1, device="cpu").load(tmp_path / "model.safetensors")

@@ -238,12 +238,30 @@ def test_mean_on_a_device_when_it_is_saved_anywhere_and_gone_on_with_then_has_th
     second.load(copy.deepcopy(first.state()), torch.device("cpu"))
     for value, n in batches[cut:]:
         second.add_later(value, n)
+        if data.draw(st.booleans()):
+            second.compute()  # to look at it changes nothing
     total, n_samples = whole.sums()
     assert second.sums() == (total, n_samples)
     products = [value.item() * float(n) for value, n in batches if float(n)]
     # float64, added up in another order
     assert total == pytest.approx(math.fsum(products), rel=1e-9, abs=1e-6)
     assert n_samples == pytest.approx(math.fsum(float(n) for _, n in batches), rel=1e-12)
+
+
+def test_mean_when_loaded_on_another_device_then_all_of_it_lies_there():
+    state = [0.0, 0, 0.0, torch.ones(3), [3, torch.tensor(2), torch.tensor(1.5)]]  # as a file gives it, on the CPU
+    loss = Loss()
+    loss.load(state, torch.device("meta"))
+    devices = [[getattr(part, "device", None) for part in batch] for batch in loss._later]
+    meta = torch.device("meta")
+    assert devices == [[meta, None], [meta, meta], [meta, meta]]
+
+
+def test_mean_on_a_device_when_sizes_are_of_one_element_or_parts_of_the_batch_then_are_numbers_of_their_own():
+    batch, loss = torch.empty(2, 3, device="meta"), Loss()
+    for n in (batch[0, 0], batch[0, :1], batch.sum().reshape(1), batch.sum()):
+        loss.add(torch.empty((), device="meta"), n)
+    assert all(n.shape == () and not n._is_view() for _, n in loss._later)
 
 
 class Operations(TorchDispatchMode):

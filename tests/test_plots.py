@@ -29,7 +29,10 @@ def test_25_images_are_the_documents_grid_of_10_by_10_inches_without_axes():
 def test_images_of_every_mode_are_shown_in_their_colours(mode):
     colour = Image.new("RGB", (2, 2), (204, 204, 204) if mode == "LA" else (204, 51, 51))  # of Pillow's web palette
     by_way_of = {"PA": "P", "LA": "L"}.get(mode, "RGB")
-    shown_as = show_images([colour.convert(by_way_of).convert(mode)]).axes[0].images[0].get_array()
+    image = colour.convert(by_way_of).convert(mode)
+    if mode == "P":
+        image.info["transparency"] = bytes(256)
+    shown_as = show_images([image]).axes[0].images[0].get_array()
     assert shown_as.shape == (2, 2, 3)
     # some of these spaces have fewer colours
     assert np.abs(np.asarray(shown_as[0, 0], int) - np.asarray(colour)[0, 0]).max() <= 3

@@ -1,4 +1,4 @@
-"""Several ranks, started by torchrun: the numbers of one process, every ending agreed on, and no hang in any case."""
+"""Several ranks: the numbers of one process, every ending agreed on, and no hang in any case."""
 
 import pytest
 import torch

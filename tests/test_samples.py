@@ -320,6 +320,9 @@ def test_signals_when_workers_are_started_then_wait_in_these_and_not_in_the_main
     forkserver._forkserver._stop()  # one that other tests have started came before signals waited
     loader = SampleLoader(Blocked(), 2, num_workers=1)
     loader.stock.multiprocessing_context = method
-    (batch,) = loader
+    try:
+        (batch,) = loader
+    finally:
+        forkserver._forkserver._stop()  # and in this one they wait for ever
     assert batch.all()
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())

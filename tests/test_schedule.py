@@ -201,3 +201,5 @@ def test_schedule_of_a_fit_of_no_epochs_then_does_nothing_and_the_next_fit_rises
     expected = lr_scheduler.OneCycleLR(optim.SGD(mlp().parameters(), 0.1, momentum=0.9), 0.5, total_steps=5)
     assert rates.seen[0] == expected.get_last_lr()[0]
     assert len(rates.seen) == 5
+    assert learn.fit(0, resume=True) == {}
+    assert learn.step == 5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 import inspect
 import os
@@ -17,12 +16,14 @@ from torch import nn, optim
 
 from ..data import DataLoaders, TensorLoader
 from ..data.augment import AUGMENTATIONS, Augmented
+from ..distributed import world_size
 from ..learner import Learner
 from ..metrics import accuracy
 from ..models import SimpleNN, SmallCNN, mlp
 from ..modes import modes_kept
 from ..optim import param_groups
 from ..rng import rng_kept, seed_everything
+from ..trial import Memory
 from ..vision import import_torchvision
 from .job_data import JobData, load_data
 from .jobs import call, find_function
@@ -88,23 +89,35 @@ def build_job(options: Options, *, cbs: Iterable[Any] = (), folder: Any = None) 
 
 
 def check_last_batch(job: Job) -> None:
-    """Where a training batch has one sample, run a copy of the model on one, in training mode.
+    """Where a training batch, or a rank's part of one, has one sample, run the model on one, in training mode.
+
+    Neither the model nor the random generators change.
 
     Raises:
-        UserMistake: it raises there, as batch norm does.
+        UserMistake: it raises there, as batch norm does, or gives no row of scores.
     """
-    n_samples, batch_size, options = len(job.data.train), job.options.batch_size, job.options
-    if n_samples % batch_size != 1 % batch_size or options.max_steps is not None:
+    options, n_samples, world = job.options, len(job.data.train), world_size()
+    n_full, rest = divmod(n_samples, options.batch_size)
+    is_cut = options.max_steps is not None and options.max_steps * options.accumulate <= n_full
+    sizes = [options.batch_size] * bool(n_full) + [rest] * bool(rest and not is_cut)
+    if all(size >= 2 * world for size in sizes):
         return
+    ranks = "" if world == 1 else f" on {world} ranks"
+    what = f"{n_samples} samples in batches of {options.batch_size}{ranks} make a batch of 1, on which --model "
+    model, n_out = job.learn.model, len(job.data.classes)
     one = torch.zeros(1, *job.data.input_shape, dtype=job.data.input_dtype, device=job.learn.device)
+    memory = Memory([model])
     try:
         with rng_kept(), torch.no_grad():
-            copy.deepcopy(job.learn.model).train()(one)
-    except ValueError as error:
+            output = call(model.train(), one, what=f"{what}{options.model} raises")
+    except UserMistake as raised:
+        raise UserMistake(f"{raised}: take another --batch-size") from raised
+    finally:
+        memory.put_back()
+    if isinstance(output, torch.Tensor) and tuple(output.shape) != (1, n_out):
         raise UserMistake(
-            f"{n_samples} samples in batches of {batch_size} end with a batch of 1, on which --model {options.model} "
-            f"raises {type(error).__name__}: {error}: take another --batch-size"
-        ) from error
+            f"{what}{options.model} gives {tuple(output.shape)} and not (1, {n_out}): take another --batch-size"
+        )
 
 
 def loader_of(dataset: Any, options: Options) -> Any:

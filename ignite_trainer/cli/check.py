@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..inspection import check as look_at
 from ..learner import Learner
-from .build import build_job
+from .build import build_job, check_last_batch
 from .jobs import call, make_learner
 from .mistakes import UserMistake
 from .options import parse_options
@@ -63,4 +63,6 @@ def _learner(words: Sequence[str], folder: Path) -> Learner:
             raise UserMistake(f"check takes a job's function or options; got {words[0]!r} and {words[1]!r}")
         return make_learner(words[0], folder)[0]
     given = parse_options(words, prog="ignite-trainer check", description=CHECK_HELP)
-    return build_job(given.options, folder=folder).learn
+    job = build_job(given.options, folder=folder)
+    check_last_batch(job)
+    return job.learn

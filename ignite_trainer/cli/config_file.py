@@ -13,12 +13,7 @@ from .mistakes import UserMistake
 
 __all__ = ["job_section", "read_config", "read_yaml"]
 
-_FOUND = (
-    "classes",
-    "input_shape",
-    "input_dtype",
-    "samples",
-)  # what is there besides the options: it comes from the data
+_FOUND = ("classes", "input_shape", "input_dtype", "samples")  # what is there besides the options: from the data
 _NOT_KEPT = ("folder",)  # a run's values lie in its folder, and another run of them needs another
 
 
@@ -118,6 +113,10 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
                 return float(value)
             except ValueError:
                 pass
+            except OverflowError as error:
+                raise UserMistake(
+                    f"{where} is a number that a float holds; got one of {len(str(value))} digits"
+                ) from error
         names = {str: "text", int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
         expected = names[kind]
     expected += " or null" if type(None) in kinds else ""

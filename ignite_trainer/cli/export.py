@@ -9,7 +9,7 @@ import torch
 import tyro
 
 from ..export import export_model
-from .mistakes import mistakes
+from .mistakes import UserMistake, mistakes
 from .run_folder import read_run
 from .train import say
 
@@ -42,6 +42,8 @@ def export(
     """
     known = read_run(run)
     file = file or run / f"exported{_ENDINGS[format]}"
+    if file.is_dir():
+        raise UserMistake(f"--file is a file to write; {file} is a folder: give a name in it")
     x = torch.zeros(2, *known.input_shape, dtype=known.input_dtype)  # whole numbers may stand for tokens
     if x.is_floating_point():
         x.uniform_(generator=torch.Generator().manual_seed(0))

@@ -63,6 +63,8 @@ def _described(report: dict[str, Any]) -> Iterator[str]:
     place = f"{report['phase']}, epoch {report['epoch']}, batch {report['batch']}"
     step = {True: ", after its step", False: ", before its step"}[report["step_taken"]]
     yield f"{who if error['raised_by'] else 'noticed'}: {place}{step if report['phase'] == 'training' else ''}"
+    if error["raised_by"].startswith("the metric "):
+        yield "the metric begins with this batch: what it had added up before is not in the report"
     if report["samples"] is not None:
         yield f"samples {_numbers(report['samples'])}"
     bad = report["first_bad"]

@@ -65,7 +65,7 @@ def is_run(folder: Path) -> bool:
 
 
 def check_data(known: Run, data: JobData) -> None:
-    """Refuse data of other classes, or of another shape, than a run was trained on.
+    """Refuse data of other classes, of another shape or type, than a run was trained on.
 
     Raises:
         UserMistake: it is.
@@ -74,6 +74,11 @@ def check_data(known: Run, data: JobData) -> None:
         raise UserMistake(
             f"{known.folder} was trained on {len(known.classes)} classes and inputs {known.input_shape}; "
             f"{known.options.data} has {len(data.classes)} and {data.input_shape} now, or names them otherwise"
+        )
+    if data.input_dtype != known.input_dtype:
+        raise UserMistake(
+            f"{known.folder} was trained on inputs of {known.input_dtype}; {known.options.data} gives "
+            f"{data.input_dtype} now"
         )
 
 

@@ -32,8 +32,8 @@ class CrashReport(Callback):
     where the loader is one of this package, weights, optimizer and callbacks' states, and torch's generators as they
     were when the batch began; Python's and NumPy's are those of the crash, as it would take too long to note them for
     each batch. The weights are those before the batch's step, unless ``step_taken``. After a forward pass batch norm's
-    statistics have this batch in them already, and gradients of an open window are not kept. Of several ranks the one
-    that broke writes its share, rank 1 ``crash-rank1.pt``.
+    statistics have this batch in them already; gradients of an open window, and what a metric has added up, are not
+    kept. Of several ranks the one that broke writes its share, rank 1 ``crash-rank1.pt``.
 
     Args:
         folder: of the run; None: ``learn.folder``.
@@ -47,6 +47,7 @@ class CrashReport(Callback):
     def __init__(self, folder: str | Path | None = None):
         self.folder = folder
         self._batch: tuple[Any, ...] | None = None
+        self._is_over = False
 
     def before_fit(self, learn: Any) -> None:
         """Begin anew."""
@@ -60,11 +61,17 @@ class CrashReport(Callback):
             return
         on_device = torch.cuda.get_rng_state(learn.device) if learn.device.type == "cuda" else None
         self._batch = learn.engine, learn.batch, learn.step, torch.get_rng_state(), on_device
+        self._is_over = False
+
+    def after_epoch(self, learn: Any) -> None:
+        """The last batch is over: what raises from here on, such as an evaluation of a callback's, is not of it."""
+        if learn.engine.training or learn.validating:
+            self._is_over = True
 
     def cleanup_fit(self, learn: Any, error: BaseException | None) -> None:
         """Write the report, first of all callbacks: the others then put other weights into the model."""
         begun, self._batch = self._batch, None
-        if begun is None or not _broke_a_batch(learn, error):
+        if begun is None or not _broke_a_batch(learn, error, self._is_over):
             return
         number = 0 if learn.ranks is None else learn.ranks.rank
         path = Path(self.folder or learn.folder) / (f"crash-rank{number}.pt" if number else "crash.pt")
@@ -106,13 +113,13 @@ def event_of(raised_by: str) -> str:
     return raised_by.rpartition(" at ")[2] if " at " in raised_by else ""
 
 
-def _broke_a_batch(learn: Any, error: BaseException | None) -> bool:
+def _broke_a_batch(learn: Any, error: BaseException | None, is_over: bool) -> bool:
     if error is None:
         here = learn.ranks is None or learn.ranks.stopped_by == learn.ranks.rank
         return bool(learn.outcome == "broken" and here)
     raised_by = getattr(error, "raised_by", "")
     in_batch = raised_by == "the step" or event_of(raised_by) in _BATCH_EVENTS
-    return isinstance(error, FloatingPointError) or (isinstance(error, Exception) and in_batch)
+    return isinstance(error, FloatingPointError) or (isinstance(error, Exception) and in_batch and not is_over)
 
 
 def _report(

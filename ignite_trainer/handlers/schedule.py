@@ -110,7 +110,7 @@ class Schedule(Callback):
         Raises:
             ValueError: a schedule over the whole run, and the run has another length now.
         """
-        if self.scheduler is None or state["scheduler"] is None:
+        if self.scheduler is None:
             return
         before = state.get("laid_out", self._laid_out)
         if isinstance(self.spec, LRSchedule) and before != self._laid_out:

@@ -3,9 +3,10 @@
 import tempfile
 from functools import partial
 
+import torch
 from ignite import metrics as ignite_metrics
 from ignite.engine import Events, create_supervised_evaluator, create_supervised_trainer
-from torch import compile, manual_seed, nn, optim
+from torch import manual_seed, nn, optim
 from torch.utils.data import DataLoader
 
 from ignite_trainer import (
@@ -90,7 +91,8 @@ def job_a_on(device, rounds, root):
         for part, shuffle in zip(images(root), (True, False), strict=True)
     ]
     fused = partial(optim.Adam, fused=True)
-    model, compiled = compile(by_hand.Net().to(device)), learner(dls, opt_func=fused, device=device, compile=True)
+    model = torch.compile(by_hand.Net().to(device))
+    compiled = learner(dls, opt_func=fused, device=device, compile=True)
     pairs = [
         {
             "hand loop": lambda: by_hand.train(*dls, device),
