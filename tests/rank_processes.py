@@ -55,7 +55,7 @@ def run_jobs(names, folder, n_ranks, **environment):
         )
         for rank in range(n_ranks)
     ]
-    codes = [finish(rank, timeout=120) for rank in ranks]
+    codes = [finish(rank, timeout=300) for rank in ranks]
     assert codes == [0] * n_ranks, output.read_text()[-5000:]
     return [torch.load(folder / f"rank-{rank}.pt", map_location="cpu", weights_only=False) for rank in range(n_ranks)]
 
