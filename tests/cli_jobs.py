@@ -83,6 +83,11 @@ def one_more():
     return images(61, 1), images(30, 2)
 
 
+def two_more():
+    """Of which two are left over."""
+    return images(62, 1), images(30, 2)
+
+
 def regression():
     data = TensorDataset(torch.rand(20, 3), torch.rand(20))
     return data, data

@@ -34,29 +34,24 @@ def torchrun(*arguments, **options):
     return subprocess.run(**command(*arguments, **options), capture_output=True, text=True, timeout=120)
 
 
-def run_jobs(names, folder, n_ranks, **environment):
-    """What jobs of ``rank_jobs`` return, by rank and name, without torchrun; they write into the folder too."""
+def run_ranks(module, *arguments, folder, n_ranks=2, **environment):
+    """Run a module on ranks without torchrun; their exit codes, and what they print."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": n_ranks, "RANK_RUN": folder}
     output = folder / f"output-{port}"
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": n_ranks, "RANK_RUN": folder, **environment}
     ranks = [
-        start(
-            "tests.rank_jobs",
-            *names,
-            folder,
-            stdout=output,
-            stderr=output,
-            RANK=rank,
-            LOCAL_RANK=rank,
-            **where,
-            **environment,
-        )
+        start(module, *arguments, stdout=output, stderr=output, RANK=rank, LOCAL_RANK=rank, **where)
         for rank in range(n_ranks)
     ]
-    codes = [finish(rank, timeout=300) for rank in ranks]
-    assert codes == [0] * n_ranks, output.read_text()[-5000:]
+    return [finish(rank, timeout=300) for rank in ranks], output.read_text()
+
+
+def run_jobs(names, folder, n_ranks, **environment):
+    """What jobs of ``rank_jobs`` return, by rank and name, without torchrun; they write into the folder too."""
+    codes, output = run_ranks("tests.rank_jobs", *names, folder, folder=folder, n_ranks=n_ranks, **environment)
+    assert codes == [0] * n_ranks, output[-5000:]
     return [torch.load(folder / f"rank-{rank}.pt", map_location="cpu", weights_only=False) for rank in range(n_ranks)]
 
 

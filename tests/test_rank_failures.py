@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from tests.rank_processes import command, run_jobs, torchrun
+from tests.rank_processes import command, run_jobs, run_ranks, torchrun
 from tests.resume_jobs import equal
 
 
@@ -154,3 +154,11 @@ def test_ranks_when_asked_for_what_they_cannot_do_then_each_says_why_and_the_nex
         assert texts.keys() == REFUSED.keys()
         for name, pattern in REFUSED.items():
             assert re.match(pattern, texts[name]), texts[name]
+
+
+def test_command_on_ranks_when_a_rank_would_have_a_batch_of_one_then_all_say_so_and_end(tmp_path):
+    words = "train --data tests.cli_jobs:two_more --model tests.cli_jobs:Net --batch-size 20 --device cpu --folder"
+    codes, output = run_ranks("ignite_trainer", *words.split(), tmp_path / "run", folder=tmp_path)
+    assert codes == [2, 2], output
+    assert "62 samples in batches of 20 on 2 ranks make a batch of 1, on which --model tests.cli_jobs:Net" in output
+    assert not (tmp_path / "run").exists()
