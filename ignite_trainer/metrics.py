@@ -86,8 +86,10 @@ class WeightedMean(Ratio):
 
     def add_later(self, value: Tensor, n: float | Tensor) -> None:
         """Keep a batch where it lies until there are as many as are added up at once; nothing waits for a device."""
-        if isinstance(n, Tensor):
-            n = n.item() if n.is_cpu else n.reshape(()).clone() if n.ndim or n._is_view() else n
+        if isinstance(n, Tensor) and n.is_cpu:
+            n = n.item()
+        elif isinstance(n, Tensor) and (n.ndim or n._is_view()):
+            n = n.reshape(()).clone()
         self._later.append((value.detach().to(torch.float64, copy=True), n))  # its place may be used again
         if len(self._later) >= AT_ONCE:
             self._total, self._n = self._added_up()

@@ -20,7 +20,6 @@ from typing import NamedTuple
 from tests import processes
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("ignite-trainer", "torchrun", "python")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -123,20 +122,25 @@ def check_promises(block, printed):
 def run_commands(block, folder):
     """Run the lines of a bash block that are commands; what they print."""
     printed = ""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    environment["PET_STANDALONE"] = "1"  # torchrun takes a free port
     for line in block.text.splitlines():
         name, *options = shlex.split(line, comments=True) or [""]
         if name in COMMANDS:
-            if name == "torchrun":
-                command = [sys.executable, "-m", "torch.distributed.run", *options]
-                done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-            else:
-                words = (
-                    ["ignite_trainer", *options] if name == "ignite-trainer" else [folder / options[0], *options[1:]]
-                )
-                done = processes.run(*words, cwd=folder)
+            done = COMMANDS[name](options, folder)
             code = re.search(r"# exit code (\d+)$", line)
             assert done.returncode == (int(code[1]) if code else 0), f"{line}: {done.stdout}{done.stderr}"
             printed += done.stdout
     return printed
+
+
+def torchrun(options, folder):
+    """Run torchrun, which takes a free port."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PET_STANDALONE": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", *options]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+
+
+COMMANDS = {
+    "ignite-trainer": lambda options, folder: processes.run("ignite_trainer", *options, cwd=folder),
+    "python": lambda options, folder: processes.run(folder / options[0], *options[1:], cwd=folder),
+    "torchrun": torchrun,
+}

@@ -2,7 +2,6 @@
 
 import re
 from contextlib import nullcontext
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +10,6 @@ from ignite_trainer import Callback, CancelFitException
 from ignite_trainer.cli import main
 from ignite_trainer.handlers import CrashReport, load_crash
 from tests import crash_jobs, processes
-
-ROOT = Path(__file__).parents[1]
 
 
 def broken(name, folder):

@@ -7,7 +7,6 @@ import random
 import shutil
 import signal
 import textwrap
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,8 +17,6 @@ from ignite_trainer.handlers.crash import load_crash
 from ignite_trainer.handlers.state_files import load_checkpoint, newest_checkpoint
 from tests import processes
 from tests.test_resume import plain
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture

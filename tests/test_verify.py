@@ -3,7 +3,6 @@
 import math
 import re
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +12,6 @@ from ignite_trainer.cli.mistakes import UserMistake
 from ignite_trainer.cli.run_job import run_job
 from ignite_trainer.cli.verify_resume import first_difference
 from tests import processes
-
-ROOT = Path(__file__).parents[1]
 
 
 def command(*words):
