@@ -289,15 +289,19 @@ class Learner:
         if self.valid_dl is not None:
             check_loader(self.valid_dl, n_epochs, "validation")
         self._check_assigned()
-        self.opt = self._make_optimizer()
+        former, self.opt = self.opt, self._make_optimizer()
+        try:
+            if self.ranks is not None:
+                self.ranks.begin_fit(n_epochs)
+            state = self._resumption.find(resume)
+        except BaseException:
+            self.opt = former  # a fit that is refused changes nothing
+            raise
         if any(parameter.grad is not None for parameter in self.model.parameters()):
             self.opt.zero_grad()  # some write p.grad.zero_(), which needs a gradient
         if self._window is not None:
             self._window.begin_fit()
         self._first_batches.expect(self.trainer, self.evaluator)
-        if self.ranks is not None:
-            self.ranks.begin_fit(n_epochs)
-        state = self._resumption.find(resume)
         self._start_afresh(n_epochs)
         done = self._resumption.begin(state)
         self.called_by_name.clear()

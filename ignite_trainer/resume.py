@@ -73,11 +73,13 @@ def _snapshot(learn: Any, done: bool) -> dict[str, Any]:
 
 def restore(learn: Any, state: dict[str, Any]) -> None:
     """Put a fit back where a ``snapshot`` was taken; the random generators last."""
+    loads_optimizer = hasattr(learn.opt, "load_state_dict")
+    if loads_optimizer:
+        check_groups(learn.opt, state["optimizer"])  # refused before anything is put back
     learn.model.load_state_dict(state["model"])
     if state.get("loss"):  # there is none in a checkpoint of before it was saved
         learn.loss_func.load_state_dict(state["loss"])
-    if hasattr(learn.opt, "load_state_dict"):
-        check_groups(learn.opt, state["optimizer"])
+    if loads_optimizer:
         learn.opt.load_state_dict(state["optimizer"])
     if learn.scaler is not None:
         learn.scaler.load_state_dict(state["scaler"])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 
 from .modes import modes_kept
 from .rng import rng_kept
@@ -26,6 +28,8 @@ def summarize(model: nn.Module, x: Any) -> str:
     1      ReLU    (2, 3)            0
     total 15 parameters, 15 trainable
     """
+    if any(map(is_lazy, [*model.parameters(), *model.buffers()])):
+        model = _copy_of_lazy(model)  # the call gives it its shapes
     rows: list[tuple[str, str, str, int]] = []
     hooks, seen = [], set[nn.Module]()
     for name, module in model.named_modules():
@@ -49,6 +53,14 @@ def summarize(model: nn.Module, x: Any) -> str:
         for hook in hooks:
             hook.remove()
     return _table(model, rows)
+
+
+def _copy_of_lazy(model: nn.Module) -> nn.Module:
+    memo = {  # deepcopy of torch 2.13 cannot make these
+        id(buffer): UninitializedBuffer(device=buffer.device, dtype=buffer.dtype)  # type: ignore[call-arg]
+        for buffer in filter(is_lazy, model.buffers())
+    }
+    return copy.deepcopy(model, memo)
 
 
 def _shape(output: Any) -> str:

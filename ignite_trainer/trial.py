@@ -9,12 +9,14 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, MutableSequence, MutableSet
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils.data import ConcatDataset
 
 from .callbacks import Callback
 from .epochs import refuse_one_shot
@@ -150,7 +152,7 @@ class Memory:
 
     Args:
         parts: the objects; of modules the modules in them too, of loaders their samplers and datasets.
-        deep: also the contents of tensors, and containers in containers.
+        deep: also the contents of tensors and arrays, and containers in containers.
 
     >>> model = nn.BatchNorm1d(2)
     >>> memory = Memory([model])
@@ -185,6 +187,9 @@ class Memory:
         if not self.deep:
             for name in ("dataset", "sampler", "batch_sampler", "order"):
                 self._see_object(getattr(part, name, None))
+            if isinstance(part, ConcatDataset):
+                for dataset in part.datasets:
+                    self._see_object(dataset)
 
     def _see(self, container: Any, values: Iterable[Any]) -> None:
         self._actions.append(_refill(container))
@@ -202,6 +207,9 @@ class Memory:
             if type(value).__module__ in ("builtins", "collections"):
                 parts = value.values() if isinstance(value, MutableMapping) else value
                 self._see(value, list(parts) if inside else ())
+        elif isinstance(value, np.ndarray):
+            if self.deep and value.flags.writeable and self._is_new(value):
+                self._actions.append(partial(np.copyto, value, value.copy()))
         elif isinstance(value, tuple) and inside:
             for part in value:
                 self._see_value(part, inside=True)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn, optim
+from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ignite_trainer import (
@@ -416,6 +417,17 @@ def test_summary_when_asked_for_then_lists_the_layers_and_changes_nothing():
     assert same_state(model.state_dict(), state)
     assert torch.equal(torch.get_rng_state(), rng)
     assert all(not module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
+def test_summary_when_a_layer_has_no_shape_yet_then_shows_it_and_leaves_it_so():
+    model = nn.Sequential(nn.LazyLinear(16), nn.LazyBatchNorm1d(), nn.Linear(16, 3))
+    lines = learner([], model).summary(torch.zeros(5, 6)).splitlines()
+    assert lines[1:3] == ["0      Linear       (5, 16)         112", "1      BatchNorm1d  (5, 16)          32"]
+    assert lines[-1] == "total 195 parameters, 195 trainable"
+    assert type(model[0]) is nn.LazyLinear
+    assert is_lazy(model[0].weight)
+    assert is_lazy(model[1].running_mean)
 
 
 def test_compile_when_no_compiler_works_then_says_so(tmp_path):

@@ -1,5 +1,6 @@
 """Resume: from every checkpoint of a run the end has the same bits; finished runs and other jobs are noticed."""
 
+import copy
 import warnings
 from functools import partial
 
@@ -172,8 +173,13 @@ CHANGED = {
 def test_resume_of_another_job_then_is_refused_with_both_values(what, tmp_path):
     plain(tmp_path).fit(1)
     changed, text = CHANGED[what]
+    learn = changed(tmp_path)
+    learn.one_epoch(True)
+    before, optimizer = copy.deepcopy(learn.model.state_dict()), learn.opt
     with pytest.raises(ValueError, match=text):
-        changed(tmp_path).fit(2, resume=True)
+        learn.fit(2, resume=True)
+    assert learn.opt is optimizer
+    assert equal(learn.model.state_dict(), before)
 
 
 def test_resume_when_the_rate_of_a_given_optimizer_changed_then_is_refused_with_both(tmp_path):
@@ -205,8 +211,11 @@ def test_resume_when_a_callback_adds_groups_later_then_says_how_to_do_without(tm
     rule = (
         "has the groups of parameters that were saved; SGD has 1 now, the checkpoint 2: make all of them at the start"
     )
+    learn = make()
+    before = copy.deepcopy(learn.model.state_dict())
     with pytest.raises(ValueError, match=rule):
-        make().fit(3, resume=True)
+        learn.fit(3, resume=True)
+    assert equal(learn.model.state_dict(), before)
 
 
 class Heavy:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from ignite.engine import Events
 from torch import nn, optim
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, RandomSampler
 
 from ignite_trainer import (
     Callback,
@@ -27,20 +27,21 @@ from tests.tiny import blobs, dropout_net, mlp
 
 
 class Moody(nn.Module):
-    """A model that keeps all kinds of things: a plain tensor, a counter, a list, a buffer that is made anew."""
+    """A model that keeps all kinds of things: a plain tensor, an array, a counter, a list, a buffer made anew."""
 
     def __init__(self):
         super().__init__()
         self.net = dropout_net()
         self.register_buffer("last", torch.zeros(1))
-        self.memory, self.n_calls, self.shapes = torch.zeros(2), 0, []
+        self.memory, self.array, self.n_calls, self.shapes = torch.zeros(2), np.zeros(2), 0, []
 
     def forward(self, x):
         self.n_calls += 1
         self.shapes.append(len(x))
         self.memory += 1
+        self.array += 1
         self.last = x.detach().mean() + torch.zeros(len(self.shapes))
-        return self.net(x) + self.n_calls + self.memory[0] + self.last.sum()
+        return self.net(x) + self.n_calls + self.memory[0] + self.array[1].item() + self.last.sum()
 
 
 class Noisy(Dataset):
@@ -101,6 +102,7 @@ LOADERS = {
     "sample loader": lambda: SampleLoader(Noisy(), 8, shuffle=True),
     "stock loader": lambda: stock(Noisy()),
     "stock loader with a generator": lambda: stock(Noisy(), generator=torch.Generator().manual_seed(2)),
+    "stock loader of joined datasets": lambda: stock(ConcatDataset([Noisy(24), Noisy(16)])),
     "stock loader with workers": with_workers,
     "sampler with a generator": own_sampler,
     "list": batches,
