@@ -11,4 +11,6 @@ ruff check .
 mypy
 pyright
 lint-imports
-pytest --numprocesses 2 "$@"
+# a test that hangs fails, and says where: its process is ended, and another takes its place
+case " $* " in *" --soak "*) seconds=0 ;; *) seconds=300 ;; esac
+pytest --numprocesses 2 -o faulthandler_timeout=$seconds -o faulthandler_exit_on_timeout=true "$@"
