@@ -118,6 +118,19 @@ def segmentation():
     return learner(model, (cut(x, y), None), loss)
 
 
+def soft_targets():
+    """Distributions over classes, and a loss that smooths them further: far from 0 at its lowest."""
+    x, y = points()
+    soft = 0.4 * F.one_hot(y, 3) + 0.2
+    return learner(mlp(), (cut(x, soft), cut(x, soft)), nn.CrossEntropyLoss(label_smoothing=0.1))
+
+
+def no_label_in_the_first_batch():
+    x, y = points()
+    y[:16] = -100
+    return learner(mlp(), (cut(x, y), None))
+
+
 class OfDict(nn.Module):
     def __init__(self):
         super().__init__()
@@ -311,6 +324,8 @@ GOOD = (
     regression,
     binary,
     segmentation,
+    soft_targets,
+    no_label_in_the_first_batch,
     dict_inputs,
     fine_tuning,
     generator_function,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..arguments import is_whole
-from ..callbacks import has_point
+from ..callbacks import Callback, has_point
 from ..data import TensorLoader
 from ..epochs import batches_of, rereadable
 from ..learner import Learner
@@ -19,7 +19,7 @@ from ..trial import own_callbacks, trial
 from .data import Reading, in_both
 from .findings import Finding, Inspection
 from .losses import ClassLoss, class_loss
-from .steps import Steps
+from .steps import Steps, counts
 
 __all__ = ["check"]
 
@@ -104,6 +104,17 @@ class _First:
         return itertools.islice(batches_of(self.loader), self.n_batches)
 
 
+class _Last(Callback):
+    """Notes the targets of the last batch, as callbacks have left them, and whether any of them counts."""
+
+    def __init__(self) -> None:
+        self.y: Any = None
+        self.counts = True
+
+    def after_batch(self, learn: Any) -> None:
+        self.y, self.counts = learn.batch[1], counts(learn)
+
+
 def _readings(
     learn: Learner, twin: Learner, cbs: list[Any], steps: Steps, loss: ClassLoss | None, n_batches: int
 ) -> list[Reading]:
@@ -180,9 +191,12 @@ def _without_validation(learn: Learner) -> list[Any]:
 
 def _overfit(learn: Learner, steps: Steps, loss: ClassLoss | None, lr: float | None) -> str | None:
     """What to say if one batch cannot be learnt; None if it can."""
-    seen = OverfitBatch(learn, lr=lr, cbs=_without_validation(learn)).run()
+    last = _Last()
+    seen = OverfitBatch(learn, lr=lr, cbs=[*_without_validation(learn), last]).run()
+    if not last.counts:
+        return None
     if loss is not None and steps.n_classes is not None:
-        lowest = loss.lowest(steps.n_classes)
+        lowest = loss.lowest(steps.n_classes, last.y)
         fell = seen.last - lowest <= 0.5 * (seen.first - lowest)
     else:
         fell = seen.last <= 0.9 * seen.first if seen.first > 0 else seen.last < seen.first  # what is lowest is unknown

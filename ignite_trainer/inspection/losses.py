@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..loss_size import kind_of
@@ -30,11 +30,17 @@ class ClassLoss:
     label_smoothing: float = 0.0
     is_mean: bool = True
 
-    def lowest(self, n_classes: int) -> float:
-        """The loss of perfect predictions: 0 without smoothing."""
-        rest = self.label_smoothing / n_classes
-        right = 1 - self.label_smoothing + rest
-        return -sum(p * math.log(p) for p in (right, *[rest] * (n_classes - 1)) if p > 0)
+    def lowest(self, n_classes: int, y: Any = None) -> float:
+        """The loss of perfect predictions: the entropy of the targets, 0 for class numbers without smoothing.
+
+        Args:
+            n_classes: outputs of the model.
+            y: a batch of targets; None: class numbers.
+        """
+        is_soft = isinstance(y, Tensor) and y.is_floating_point()
+        targets = y.detach().float() if is_soft else torch.eye(1, n_classes)
+        smoothed = (1 - self.label_smoothing) * targets + self.label_smoothing / n_classes
+        return float(torch.special.entr(smoothed).sum(dim=1).mean())
 
 
 def class_loss(loss_func: Any) -> ClassLoss | None:

@@ -17,7 +17,7 @@ from ..events import CancelFitException
 from .findings import Finding, listed
 from .losses import ClassLoss
 
-__all__ = ["Steps"]
+__all__ = ["Steps", "counts"]
 
 _NORMS = (
     *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm),
@@ -34,7 +34,7 @@ class Steps(Callback):
 
     Attributes:
         n_classes: outputs of the model, where the loss is over classes.
-        first_loss: of the first batch, before any step.
+        first_loss: of the first batch that has a label which counts.
         lr: of the first parameter group; None where there is none.
         broken: no backward could be made.
     """
@@ -106,7 +106,7 @@ class Steps(Callback):
         now = time.perf_counter()
         self._times.append((self._batch_over, self._began, now))
         self._batch_over = now
-        if self.first_loss is None and isinstance(learn.loss, Tensor):
+        if self.first_loss is None and isinstance(learn.loss, Tensor) and counts(learn):
             self.first_loss = float(learn.loss.detach())
         self.n_trained += 1
         self._frozen.update(name for name, parameter in learn.model.named_parameters() if not parameter.requires_grad)
@@ -200,6 +200,11 @@ class Steps(Callback):
             where = f"batch {engine.place} of {engine.phase} (rows {listed([str(row) for row in rows])})"
             self._bad_labels.append(labels_text(self.n_classes, sorted(set(y[bad].tolist())), where))
             raise CancelFitException
+
+
+def counts(learn: Any) -> bool:
+    """Whether the loss of the batch stands for any sample: not where all its labels are ignored."""
+    return bool(learn.train_loss.size(learn.preds, learn.batch[1]) > 0)
 
 
 def outside(y: Tensor, loss: ClassLoss, n_classes: int) -> Tensor | None:
