@@ -1,6 +1,7 @@
 """The optimizer of a fit: the groups that a model's parameters are put into, and how it is made."""
 
 import difflib
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -99,6 +100,12 @@ def check_rate(lr: Any) -> None:
         raise TypeError(f"lr is a number; got an optimizer, {type(lr).__name__}: give it as optimizer=...")
     if lr is not None and (isinstance(lr, str) or not hasattr(lr, "__float__")):
         raise TypeError(f"lr is a number, such as 1e-3; got {lr!r}")
+
+
+def rates_of(optimizer: Any) -> list[float]:
+    """The learning rate of each group of parameters; NaN of one without, as where an optimizer finds its own."""
+    rates = [group.get("lr") for group in getattr(optimizer, "param_groups", None) or ()]
+    return [math.nan if rate is None else float(rate) for rate in rates]
 
 
 def check_tensors(optimizer: Any, model: nn.Module) -> None:

@@ -185,7 +185,7 @@ def _charts(history: Sequence[Mapping[str, float]]) -> dict[str, dict[str, str]]
         phase, _, name = key.partition("_")
         if phase in PHASES and name:
             charts.setdefault(name, {})[key] = phase
-    if "lr" in keys:
+    if not all(math.isnan(row.get("lr", math.nan)) for row in history):
         charts.setdefault("lr", {})["lr"] = "lr"
     if not charts:
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 import random
 import tempfile
@@ -21,6 +22,7 @@ from torch.utils.data import ConcatDataset
 from .callbacks import Callback
 from .epochs import refuse_one_shot
 from .learner import Learner
+from .optim import rates_of
 from .resume import streams_kept
 from .steps import TrainStep
 
@@ -129,16 +131,15 @@ def ratios(optimizer: Any) -> list[float]:
     """The rate of each parameter group over that of the first.
 
     Raises:
-        ValueError: the optimizer has no groups.
+        ValueError: the optimizer has no groups, or one of them no rate.
     """
-    groups = getattr(optimizer, "param_groups", None)
-    if not groups:
+    rates = rates_of(optimizer)
+    if not rates or any(map(math.isnan, rates)):
         raise ValueError(
             f"another lr is set in the param_groups of an optimizer; {type(optimizer).__name__} has none: take one of "
             "torch.optim"
         )
-    first = float(groups[0]["lr"])
-    return [float(group["lr"]) / first if first else 1.0 for group in groups]
+    return [rate / rates[0] if rates[0] else 1.0 for rate in rates]
 
 
 def set_lr(optimizer: Any, lr: float, group_ratios: list[float]) -> None:

@@ -11,6 +11,7 @@ from ignite.engine import Events
 from .distributed import of_main
 from .engines import CancellableEngine, always
 from .events import Scope, TrainEvents
+from .optim import rates_of
 
 __all__ = ["Validation"]
 
@@ -73,12 +74,11 @@ class Validation:
         learn = self.learn
         valid = {f"valid_{name}": value for name, value in learn.results.items()} if learn.validates else {}
         seconds = time.perf_counter() - learn.epoch_began
-        groups = getattr(learn.opt, "param_groups", None)
         return {
             "epoch": learn.epoch,
             "step": learn.step,
             "train_loss": learn.trainer.state.metrics.get("loss", math.nan),
             **valid,
-            "lr": float(groups[0]["lr"]) if groups else math.nan if learn.lr is None else learn.lr,
+            "lr": next(iter(rates_of(learn.opt)), math.nan if learn.lr is None else learn.lr),
             "seconds": of_main(seconds),  # the same on all ranks, as it can be monitored
         }

@@ -1,14 +1,18 @@
 """Parameter groups against a rule per parameter."""
 
 import itertools
+import math
 import re
 
 import pytest
 import torch
-from torch import nn
+from torch import nn, optim
 
+from ignite_trainer import Checkpoint, Learner, LRFinder, Progress, RunFiles, TensorBoard, check, curves
 from ignite_trainer.models import MLP
 from ignite_trainer.optim import param_groups
+from tests.event_records import scalars
+from tests.tiny import blobs, mlp
 
 
 class Net(nn.Module):
@@ -150,3 +154,44 @@ def test_param_groups_with_decay_when_a_parameter_has_no_shape_yet_then_is_refus
     ):
         param_groups(model, lr=0.1, weight_decay=0.01)
     assert len(param_groups(model, lr=0.1)) == 1
+
+
+class FindsItsOwnRate(optim.Optimizer):
+    """Without a rate in its groups, or with None there, as Adafactor of transformers has it."""
+
+    def __init__(self, parameters, **rate):
+        super().__init__(parameters, {"scale": 0.05, **rate})
+
+    @torch.no_grad()
+    def step(self):
+        for parameter in self.param_groups[0]["params"]:
+            parameter -= self.param_groups[0]["scale"] * parameter.grad
+
+
+@pytest.mark.parametrize("rate", [{}, {"lr": None}])
+def test_optimizer_without_a_rate_then_trains_and_resumes_and_its_rate_is_nan(rate, tmp_path, capsys):
+    x, y = blobs(40)
+    batches = list(zip(x.split(8), y.split(8), strict=True))
+
+    def make(data=batches, cbs=()):
+        model = mlp()
+        optimizer = FindsItsOwnRate(model.parameters(), **rate)
+        return Learner(
+            model, (data, data), nn.CrossEntropyLoss(), cbs=cbs, optimizer=optimizer, device="cpu", folder=tmp_path
+        )
+
+    def handlers():
+        return [Checkpoint(), Progress(), RunFiles(), TensorBoard(every_steps=1)]
+
+    make(cbs=handlers()).fit(1)
+    learn = make(cbs=handlers())
+    learn.fit(2, resume=True)
+    assert [math.isnan(row["lr"]) for row in learn.history] == [True, True]
+    assert learn.history[1]["train_loss"] < learn.history[0]["train_loss"]
+    assert [axes.get_title() for axes in curves(learn.history).axes] == ["loss"]
+    assert not [tag for tag in scalars(tmp_path) if tag.startswith("lr/")]
+    with pytest.raises(ValueError, match=r"lr is set in the param_groups .*; FindsItsOwnRate has none: take one of"):
+        LRFinder(learn).run()
+    nothing = [(torch.zeros_like(x), y) for x, y in batches]
+    (hint,) = (finding for finding in check(make(nothing)).hints if finding.kind == "cannot be overfitted")
+    assert " in 100 steps: look at " in hint.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import re
 import time
 import warnings
@@ -17,6 +18,7 @@ from torch.nn.utils import get_total_norm
 
 from ..files import write_aside
 from ..loss_size import first_dimension
+from ..optim import rates_of
 from ..plots import report
 from ..rng import rng_kept
 from .dashboard_pictures import draw_confusion, draw_images, picture_summary
@@ -91,8 +93,8 @@ def write_scalars_of_steps(events: EventFile, learn: Any, losses: list[Tensor], 
         stacked = _stacked(norms)
         scalars["norm/gradient_mean"], scalars["norm/gradient_max"] = stacked.mean().item(), stacked.max().item()
     if scalars:
-        for index, group in enumerate(getattr(learn.opt, "param_groups", [])):
-            scalars[f"lr/group{index}"] = float(group["lr"])
+        rates = {f"lr/group{index}": rate for index, rate in enumerate(rates_of(learn.opt))}
+        scalars |= {tag: rate for tag, rate in rates.items() if not math.isnan(rate)}
     events.add_scalars(scalars, learn.step)
 
 

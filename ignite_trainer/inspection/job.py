@@ -202,11 +202,12 @@ def _overfit(learn: Learner, steps: Steps, loss: ClassLoss | None, lr: float | N
         fell = seen.last <= 0.9 * seen.first if seen.first > 0 else seen.last < seen.first  # what is lowest is unknown
     if fell:
         return None
+    lr = steps.lr if lr is None else lr
+    with_lr = "" if lr is None else f" with lr {lr:.2g}"
     return (
         "one batch alone, trained on again and again, is learnt by heart; this one was not, its loss went from "
-        f"{seen.first:.3g} to {seen.last:.3g} in {len(seen.losses)} steps with lr "
-        f"{steps.lr if lr is None else lr:.2g}: look at whether inputs, labels and loss belong together, and whether "
-        "the model is large enough"
+        f"{seen.first:.3g} to {seen.last:.3g} in {len(seen.losses)} steps{with_lr}: look at whether inputs, labels and "
+        "loss belong together, and whether the model is large enough"
     )
 
 

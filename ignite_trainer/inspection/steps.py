@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections import defaultdict
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from ..callbacks import Callback
 from ..events import CancelFitException
+from ..optim import rates_of
 from .findings import Finding, listed
 from .losses import ClassLoss
 
@@ -87,8 +89,8 @@ class Steps(Callback):
     # ---- as a callback -------------------------------------------------------------------------------------------
 
     def before_fit(self, learn: Any) -> None:
-        groups = getattr(learn.opt, "param_groups", None)
-        self.lr = float(groups[0]["lr"]) if groups else None
+        lr = next(iter(rates_of(learn.opt)), math.nan)
+        self.lr = None if math.isnan(lr) else lr
 
     def before_batch(self, learn: Any) -> None:
         self._began = time.perf_counter()
