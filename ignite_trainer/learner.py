@@ -295,7 +295,7 @@ class Learner:
                 self.ranks.begin_fit(n_epochs)
             state = self._resumption.find(resume)
         except BaseException:
-            self.opt = former  # a fit that is refused changes nothing
+            self.opt = former  # a fit that is refused leaves it as it was
             raise
         if any(parameter.grad is not None for parameter in self.model.parameters()):
             self.opt.zero_grad()  # some write p.grad.zero_(), which needs a gradient
