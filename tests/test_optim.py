@@ -169,7 +169,7 @@ class FindsItsOwnRate(optim.Optimizer):
 
 
 @pytest.mark.parametrize("rate", [{}, {"lr": None}])
-def test_optimizer_without_a_rate_then_trains_and_resumes_and_its_rate_is_nan(rate, tmp_path, capsys):
+def test_optimizer_without_a_rate_then_trains_and_resumes_and_its_rate_is_nan(rate, tmp_path):
     x, y = blobs(40)
     batches = list(zip(x.split(8), y.split(8), strict=True))
 
