@@ -286,8 +286,8 @@ class CancellableEngine(Engine):
 
     def listen_for(self, points: Iterable[str]) -> None:
         """Say at which points there are callbacks: where there are none, nothing is called for each batch."""
-        self._handlers.listen_for(points)
-        self._update_listeners()
+        if self._handlers.listen_for(frozenset(points)):
+            self._update_listeners()
 
     def _update_listeners(self) -> None:
         for event in _IN_STEP:

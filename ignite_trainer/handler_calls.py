@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ignite.engine import Events
@@ -60,7 +60,8 @@ class HandlerCalls:
         self.at: dict[str, list[Call]] = defaultdict(list)
         self._with_last: set[str] = set()  # events of which one call stays behind all others
         self._dispatchers: dict[str, tuple[int, Call]] = {}  # by event: the call of the callbacks, and its place
-        self._with_callbacks: frozenset[str] = frozenset()
+        self._points: frozenset[str] | None = None  # at which there are callbacks; None: nobody has said so yet
+        self._with_callbacks: frozenset[str] = frozenset()  # their events
 
     def scope_of(self, event: Any) -> Scope:
         """What an event is part of, and so which cancels skip its handlers."""
@@ -94,8 +95,15 @@ class HandlerCalls:
         calls = self.at[name][place:]
         return [unfiltered(call.handler) for call in calls if call.scope and call is not dispatcher]
 
-    def listen_for(self, points: Iterable[str]) -> None:
-        """Say at which points there are callbacks: where there are none, nothing is called for each batch."""
+    def listen_for(self, points: frozenset[str]) -> bool:
+        """Say at which points there are callbacks: where there are none, nothing is called for each batch.
+
+        Returns:
+            whether they are others than before.
+        """
+        if points == self._points:
+            return False
+        self._points = points
         self._with_callbacks = frozenset(name_of(POINTS[point].event) for point in points if POINTS[point].event)
         for name in (Events.ITERATION_STARTED.name, Events.ITERATION_COMPLETED.name):
             place, dispatcher = self._dispatchers[name]
@@ -105,6 +113,7 @@ class HandlerCalls:
                 del calls[place]
             elif not attached and name in self._with_callbacks:
                 calls.insert(place, dispatcher)
+        return True
 
     def heard(self, event: Any) -> bool:
         """Whether there is a callback or a user's handler at an event."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .arguments import is_whole
 
@@ -74,11 +75,8 @@ def seed_sample(seed: int, epoch: int, index: int) -> None:
     torch.default_generator.manual_seed(sample_seed)
 
 
-def get_rng_state(*, cuda: bool = True) -> dict[str, Any]:  # Any: each generator has a state of its own shape
+def get_rng_state() -> dict[str, Any]:  # Any: each generator has a state of its own shape
     """The states of Python's, NumPy's and torch's global generators, in lists and tensors.
-
-    Args:
-        cuda: False: without those of the CUDA devices, which a forked process cannot reach.
 
     Returns:
         a dict for `set_rng_state`, plain data that ``torch.load(weights_only=True)`` reads.
@@ -89,15 +87,14 @@ def get_rng_state(*, cuda: bool = True) -> dict[str, Any]:  # Any: each generato
     >>> torch.equal(torch.rand(3), drawn[0]), random.random() == drawn[1]
     (True, True)
     """
-    version, words, gauss = random.getstate()
-    mersenne = np.random.get_state(legacy=False)
+    (version, words, gauss), mersenne, of_torch, of_cuda, of_mps = _states()
     keys = torch.from_numpy(mersenne["state"]["key"].astype(np.int64))
     return {
         "python": [version, list(words), gauss],
         "numpy": [keys, mersenne["state"]["pos"], mersenne["has_gauss"], mersenne["gauss"]],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if cuda and torch.cuda.is_available() else [],
-        "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
+        "torch": of_torch,
+        "cuda": of_cuda,
+        "mps": of_mps,
     }
 
 
@@ -110,14 +107,9 @@ def set_rng_state(state: dict[str, Any]) -> None:
         state: what `get_rng_state` returned, saved and loaded or not.
     """
     version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
-    keys, position, has_gauss, cached_gauss = state["numpy"]
-    np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, cached_gauss))
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
-    if state.get("mps") is not None and torch.backends.mps.is_available():
-        torch.mps.set_rng_state(state["mps"])
+    keys, *rest = state["numpy"]
+    mersenne = "MT19937", keys.numpy().astype(np.uint32), *rest
+    _put_back((version, tuple(words), gauss), mersenne, state["torch"], state["cuda"], state.get("mps"))
 
 
 @contextmanager
@@ -133,8 +125,29 @@ def rng_kept(*, cuda: bool = True) -> Iterator[None]:
     >>> torch.equal(torch.rand(3), drawn)
     True
     """
-    state = get_rng_state(cuda=cuda)
+    states = _states(cuda)
     try:
         yield
     finally:
-        set_rng_state(state)
+        _put_back(*states)
+
+
+def _states(cuda: bool = True) -> tuple[Any, ...]:
+    """Those of Python, NumPy, torch, its CUDA devices and mps, each as its generator gives it."""
+    return (
+        random.getstate(),
+        np.random.get_state(legacy=False),
+        torch.get_rng_state(),
+        torch.cuda.get_rng_state_all() if cuda and torch.cuda.is_available() else [],
+        torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
+    )
+
+
+def _put_back(python: Any, numpy: Any, of_torch: Tensor, of_cuda: list[Tensor], of_mps: Tensor | None) -> None:
+    random.setstate(python)
+    np.random.set_state(numpy)
+    torch.set_rng_state(of_torch)
+    if of_cuda and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(of_cuda[: torch.cuda.device_count()])
+    if of_mps is not None and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(of_mps)
