@@ -20,13 +20,13 @@ _OF_OTHERS = re.compile(r"on_\w+_(begin|start|end)")  # Keras, Lightning, HF Tra
 
 
 class Callback:
-    """Something that hangs on the points of a fit: write a method named after a point of ``POINTS``.
+    """Base class of callbacks: a method named after a point of ``POINTS`` is called at that point of a fit.
 
     A method takes the learner, ``def after_batch(self, learn)``, and may assign ``learn.batch``, ``learn.preds`` and
-    ``learn.loss``; ``cleanup_fit(self, learn, error)`` is called at every end of a fit, with the exception or None.
-    Batch and epoch points fire in both phases: ``learn.engine.training`` tells which, and ``learn.model.training``
-    too, unless the model keeps its mode to itself. Callbacks run by ``order``, then by their place in ``learn.cbs``.
-    This base class is a convenience, any object with such methods serves.
+    ``learn.loss``; ``cleanup_fit(self, learn, error)`` is called however a fit ends, with the exception or None.
+    Points that the evaluator has too, such as ``before_batch`` and ``after_epoch``, are called in training and in
+    validation: ``learn.engine.training`` tells which. Callbacks run sorted by ``order``, then by their place in
+    ``learn.cbs``. This base class is a convenience: any object with such methods works.
 
     Raises:
         TypeError: when the class is defined, for a method that is one slip away from a point.

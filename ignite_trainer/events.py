@@ -83,8 +83,9 @@ class CancelException(Exception):
 class CancelBatchException(CancelException):
     """Skip the rest of this batch: its remaining callbacks and handlers, backward, step, ``after_batch``.
 
-    Raised after the backward, it leaves the gradients to the next batch, as the loop written by hand does; call
-    ``learn.opt.zero_grad()`` before, where they are not to count. Windows of ``accumulate`` and ranks leave them out.
+    Raised after the backward, it leaves the batch's gradients to be added to the next batch's, as in the loop written
+    by hand; call ``learn.opt.zero_grad()`` first to drop them. With ``accumulate`` or on several ranks they are dropped
+    in any case.
 
     >>> import torch
     >>> from ignite_trainer import Callback, CancelBatchException, Learner

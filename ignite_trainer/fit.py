@@ -39,13 +39,13 @@ def fit(
         cbs: callbacks.
 
     Returns:
-        The last epoch's validation loss, weighted by batch sizes, and accuracy; NaN where none was validated.
+        The last validation's loss, weighted by batch sizes, and accuracy; NaN if there was none or it was cancelled.
 
     Raises:
-        ValueError: ``epochs`` < 1, no ``valid_dl``, or targets that are no class numbers.
-        TypeError: a part in the place of another.
+        ValueError: ``epochs`` < 1, no ``valid_dl``, or targets that are not class numbers.
+        TypeError: arguments in the wrong place.
 
-    Source: the documents' ``fit``.
+    Source: ``fit`` as introductions to PyTorch define it ("the documents" of docs/from_your_loop.md).
 
     >>> from torch import optim
     >>> data = [(torch.tensor([[1.0], [-1.0]]), torch.tensor([0, 1]))]

@@ -62,10 +62,10 @@ class Learner:
         cbs: callbacks.
         opt_func: (parameters, lr) → an optimizer, anything with ``step`` and ``zero_grad``; made anew at every fit.
         optimizer: an optimizer over the model's parameters, kept over fits, instead of ``lr`` and ``opt_func``.
-        param_groups: groups for ``opt_func`` instead of the model's parameters: a list of dicts, or a function model →
-            such a list; ``lr`` may then be left out, where each has its own.
-        metrics: name → function (preds, y) → mean over the batch, or a metric of Ignite or torchmetrics; each computes
-            one number, in validation.
+        param_groups: groups for ``opt_func`` instead of the model's parameters: a list of dicts, or a function from the
+            model to such a list; ``lr`` may be left out if every group has its own.
+        metrics: a dict from name to a function (preds, y) → mean over the batch, or to a metric of Ignite or
+            torchmetrics. They are computed in validation, not in training; each has to give one number.
         device: None: cuda, else mps, else cpu.
         precision: "fp32"; "bf16" or "fp16" run model and loss in autocast, "fp16" with scaled gradients.
         accumulate: batches in one optimizer step, which equals that of one large batch.
@@ -78,8 +78,8 @@ class Learner:
         folder: where handlers write; None: ``runs/YYYYmmdd-HHMMSS``, if one does.
 
     Between fits ``model``, ``dls``, ``loss_func``, ``lr``, ``cbs`` and ``opt_func`` may be assigned, and the next fit
-    goes by them; within one ``model``, ``dls`` and ``lr`` may not. To assign ``metrics``, ``precision``,
-    ``accumulate``, ``clip_norm``, ``compile`` or ``prepare_batch`` is an error at any time.
+    uses them; during a fit ``model``, ``dls`` and ``lr`` may not be. Assigning ``metrics``, ``precision``,
+    ``accumulate``, ``clip_norm``, ``compile`` or ``prepare_batch`` is always an error.
 
     Attributes:
         epoch, iter: of the batch that is running, from 0; ``step`` counts optimizer steps of this fit.
@@ -264,12 +264,14 @@ class Learner:
     # ---- what users call -----------------------------------------------------------------------------------------
 
     def fit(self, n_epochs: int, *, resume: bool | str | Path = False) -> dict[str, float]:
-        """Train for so many epochs, each followed by validation, if there is a validation loader.
+        """Train for ``n_epochs`` epochs, each followed by validation if there is a validation loader.
 
         Args:
-            n_epochs: epochs in all, those done before a resume too; 0 fires ``before_fit`` and ``after_fit`` only.
-            resume: go on from the newest whole checkpoint of the run's folder, or from the one at this path; where
-                there is none yet, True begins from the start. A finished run trains nothing. Needs a ``Checkpoint``.
+            n_epochs: epochs in total, counting those done before a resume; 0 only calls ``before_fit`` and
+                ``after_fit``.
+            resume: True: continue from the newest undamaged checkpoint of the run's folder, or start anew where there
+                is none; a path: continue from that checkpoint or run folder. A finished run trains nothing. Needs a
+                ``Checkpoint``, and for True a folder that was given.
 
         Returns:
             The last validation's means: ``{"loss": …, "<metric>": …}``; empty without validation.
@@ -330,11 +332,11 @@ class Learner:
             return self.run_evaluator(self._beside(dl))
 
     def predict(self, dl: Any) -> Tensor:
-        """The model's outputs for a loader, (N, …) on the CPU, in the loader's order.
+        """The model's outputs for a loader, (N, …) on the CPU, in the loader's order; in eval mode, without gradients.
 
         Args:
-            dl: batches ``(x, y)``, of which y is not used, or of x alone, ``x`` or ``(x,)``; ``prepare_batch`` makes
-                them where they are no tensors. ``before_batch`` is not called.
+            dl: batches ``(x, y)``, whose y is ignored, or x alone, as ``x`` or ``(x,)``. Batches that are not a single
+                tensor go through ``prepare_batch``, if there is one. ``before_batch`` is not called.
 
         Raises:
             TypeError: a dataset or a tensor, which gives samples; a model that gives something else than a tensor.
@@ -373,12 +375,12 @@ class Learner:
         self.engine.run_step_alone()
 
     def stop(self, reason: str, *, outcome: Literal["finished", "resumable", "broken"] = "finished") -> None:
-        """End the fit once this batch, or the epoch that is ending, is over; ``after_fit`` is still called.
+        """End the fit after this batch, or after the epoch that is just ending; ``after_fit`` is still called.
 
         Args:
             reason: one line for people, kept as ``stop_reason``.
-            outcome: "finished": there is nothing to go on with; "resumable": a resumed fit goes on; "broken": as it is
-                now it is not worth a checkpoint, and stays so.
+            outcome: "finished": the run is complete, a resume trains nothing; "resumable": a resume continues it;
+                "broken": the current state is not saved, and later calls cannot change this outcome.
         """
         if self.outcome != "broken":
             self.stop_reason, self.outcome = reason, outcome

@@ -103,7 +103,7 @@ class LRFinder:
         self.lrs = [start_lr * (end_lr / start_lr) ** (i / (n_steps - 1)) for i in range(n_steps)]
 
     def run(self) -> LRSweep:
-        """Train and look."""
+        """Train with growing rates; the result has ``suggestion``, ``best``, ``lrs``, ``losses`` and ``plot()``."""
         sweep = _Sweep(self.lrs)
         with trial(self.learn, rereadable(self.learn.train_dl), cbs=[*self.cbs, sweep]) as twin:
             twin.fit(self.n_steps)  # epochs: of a batch or more each

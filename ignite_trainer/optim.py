@@ -25,11 +25,11 @@ def param_groups(
 
     Args:
         model: the groups hold its parameters themselves.
-        lr: learning rate of all that no override speaks of.
-        weight_decay: weight decay of all that may be decayed.
-        overrides: options by the name of a submodule or a parameter, ``{"fc2": {"lr": 0.01}}``. Of several names that
-            hold a parameter the longest decides alone. A weight decay for a submodule leaves its biases and norms
-            alone; one for a bias by its full name holds.
+        lr: learning rate of every parameter without an override.
+        weight_decay: weight decay of every parameter that may be decayed.
+        overrides: options by the name of a submodule or a parameter, ``{"fc2": {"lr": 0.01}}``. Where several names
+            match a parameter, only the longest counts. A weight decay given for a submodule does not apply to its
+            biases and norms; one given for a bias by its full name does.
 
     Raises:
         ValueError: an override that names nothing in the model or sets ``params``; a model with nothing to train; lazy

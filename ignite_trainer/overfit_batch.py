@@ -79,7 +79,7 @@ class OverfitBatch:
         self.learn, self.n_steps, self.batch, self.lr, self.cbs = learn, n_steps, batch, lr, list(cbs)
 
     def run(self) -> OverfitLosses:
-        """Train and look."""
+        """Train on the batch; the result has ``losses``, ``first``, ``last`` and ``fell`` (to half or less)."""
         losses = _Losses(self.lr)
         batches = _Copies(self.n_steps * self.learn.accumulate)
         with trial(self.learn, batches, cbs=[*self.cbs, losses]) as twin:

@@ -82,9 +82,9 @@ class TrainStep:
     Between them the events of ``TrainEvents`` are announced, to whoever listens. Callbacks may assign ``learn.batch``,
     ``learn.preds`` and ``learn.loss``; the step goes on with what is assigned.
 
-    A step of one's own, ``Learner(step=...)``, is any callable that takes the learner and works on ``learn.batch``,
-    ``(x, y)`` on the model's device: it leaves ``learn.preds`` and ``learn.loss``, and returns what ``state.output``
-    shall be.
+    A step of your own, ``Learner(step=...)``, is any callable that takes the learner and works on ``learn.batch``,
+    ``(x, y)`` on the model's device: it sets ``learn.preds`` and ``learn.loss``, and returns what becomes
+    ``state.output``.
 
     Args:
         prepare: a batch of the loader → ``(x, y)`` on the model's device.

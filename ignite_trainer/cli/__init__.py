@@ -45,14 +45,14 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 _COMMANDS = {
-    "train": "Train a classifier and keep all of the run in one folder.",
-    "resume": "Go on with a run that was stopped.",
-    "evaluate": "Tell a run's loss and accuracy, each class by itself, and the confusion matrix.",
-    "predict": "Tell the class of images, with its probability.",
-    "export": "Write a run's model for use elsewhere.",
-    "check": "Look at a job before it costs anything: facts and hints.",
-    "verify": "See that a run can be interrupted anywhere, or equals a loop of one's own.",
-    "replay": "Run the batch in which a fit broke once more.",
+    "train": "Train a classifier and keep everything about the run in one folder.",
+    "resume": "Continue a run that was stopped.",
+    "evaluate": "Print a run's loss and accuracy, results per class, and the confusion matrix.",
+    "predict": "Print the predicted class of images, with its probability.",
+    "export": "Write a run's model to a file for use elsewhere.",
+    "check": "Look for mistakes in a job before a long run: facts and hints.",
+    "verify": "Verify that a run survives being killed, or that a loop of yours equals the Learner.",
+    "replay": "Rerun the batch in which a fit failed.",
 }
 
 

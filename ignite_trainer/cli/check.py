@@ -1,4 +1,4 @@
-"""``ignite-trainer check``: look at a job before it costs anything."""
+"""``ignite-trainer check``: look for mistakes in a job before a long run."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from .train import say
 
 __all__ = ["CHECK_HELP", "check"]
 
-CHECK_HELP = """Look at a job before it costs anything.
+CHECK_HELP = """Look for mistakes in a job before a long run.
 
 Example: ignite-trainer check --data folder:photos --size 64 --lr 0.01
 
-The options are those of train, so that the same words serve; what only a
-  whole run needs, such as epochs and folder, changes nothing here.
+It takes the options of train, so that the same command line works; those that
+  matter only in a whole run, such as --epochs and --folder, change nothing.
 
-Or, for a Learner of one's own: ignite-trainer check my_job:make
-  make(folder) returns (learner, n_epochs), as for verify resume.
+Or, for a Learner of your own: ignite-trainer check my_job:make
+  where make(folder) returns (learner, n_epochs), as for verify resume.
 
 Facts are certainly wrong: labels outside the outputs, NaN in the data, the
   same image in training and validation, a parameter that gets no gradient,
-  softmax before cross-entropy, a model left in eval mode. With --augment only
-  images that lie in memory, not those in files, can be found to be the same.
+  softmax before cross-entropy, a model left in eval mode. With --augment the
+  same image is found only where images are in memory, not in files.
 
-Hints may be: the loss at the start far from ln(classes), unscaled inputs,
-  constant labels, one batch that cannot be overfitted, a learning rate that
-  the finder would not choose.
+Hints may be wrong: the loss at the start far from ln(classes), unscaled
+  inputs, constant labels, one batch that cannot be overfitted, a learning
+  rate that the finder would not choose.
 
-Some steps are trained for it and the data is read once. Nothing is kept.
+It trains a few steps and reads the data once, and keeps nothing of that.
 
 Exit code 0: no fact was found, 1: some were.
 """

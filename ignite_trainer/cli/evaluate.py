@@ -38,7 +38,7 @@ def evaluate(
     ] = None,
     device: DEVICE = None,
 ) -> int:
-    """Tell a run's loss and accuracy, each class by itself, and the confusion matrix.
+    """Print a run's loss and accuracy, results per class, and the confusion matrix.
 
     Example: ignite-trainer evaluate runs/20260131-235959 --split valid
 

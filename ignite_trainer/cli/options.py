@@ -33,31 +33,32 @@ class Options:
         data: fashion-mnist, mnist or glyphs (drawings made here); csv:FILE with columns for file and label; folder:DIR
             with a folder of images for each class, or such folders in train, valid and test; module:function, which
             returns datasets (train, valid) or (train, valid, test).
-        images: folder in which a CSV file's images lie, or the files of fashion-mnist and mnist.
-        size: pixels; images of a CSV file or a folder are made squares of that many.
-        augment: random changes of training images: left and right swapped, moved by up to a twelfth of the size.
-        model: mlp, simple-nn or small-cnn; torchvision:NAME, without weights; module:Class, called with those of n_in,
-            n_channels, n_out and num_classes that it has as parameters.
+        images: folder of the images that a CSV file lists, or of the files of fashion-mnist and mnist.
+        size: resize images of a CSV file or a folder to squares of this many pixels a side.
+        augment: random changes of training images: flip swaps left and right, shift moves by up to a twelfth of the
+            size.
+        model: mlp, simple-nn or small-cnn; torchvision:NAME, without pretrained weights; module:Class, called with
+            those of n_in, n_channels, n_out and num_classes that it takes.
         epochs: times through the training data.
         batch_size: samples in a batch.
-        optimizer: what moves the weights.
-        lr: learning rate; of a schedule the highest.
-        momentum: of sgd, from 0 to below 1.
-        weight_decay: of the weights; biases and norms are never decayed where it is above 0.
-        schedule: of the learning rate over all epochs; cosine begins with a rise over a twentieth of the steps.
+        optimizer: torch's optimizer of that name.
+        lr: learning rate; with a schedule, its highest.
+        momentum: for sgd only, from 0 to below 1.
+        weight_decay: weight decay; never applied to biases and norms.
+        schedule: how the learning rate changes over all epochs; cosine first rises over a twentieth of the steps.
         accumulate: batches in one optimizer step.
         clip_norm: largest norm of the gradients of a step.
-        precision: numbers in which the model computes.
-        ema: decay of averaged weights, such as 0.999; they are what is validated and kept.
-        patience: epochs without a better validation loss after which to stop.
-        max_steps: optimizer steps after which to stop; a schedule is laid out over all epochs still.
+        precision: number format in which the model computes; bf16 and fp16 by autocast.
+        ema: decay of averaged weights, such as 0.999; the averages are then what is validated and kept.
+        patience: stop after this many epochs without a better validation loss.
+        max_steps: stop after this many optimizer steps; a schedule still spans all epochs.
         device: cpu, cuda, cuda:1 or mps.
         workers: processes that read images ahead; data in memory needs none.
-        seed: of the split, the weights and the order.
-        deterministic: take only operations that give the same bits each time; slower on a GPU.
+        seed: seed of the split, the initial weights and the order of the data.
+        deterministic: use only operations that give the same bits each time; slower on a GPU.
         folder: folder of the run.
         checkpoint_steps: optimizer steps between two checkpoints, besides those after each epoch.
-        timeline: print what runs when, before the training.
+        timeline: before training, print what runs when.
     """
 
     data: str = "fashion-mnist"

@@ -34,7 +34,7 @@ def predict(
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     device: DEVICE = None,
 ) -> int:
-    """Tell the class of images, with its probability.
+    """Print the predicted class of images, with its probability.
 
     Example: ignite-trainer predict runs/20260131-235959 shoe.png photos --json
 

@@ -1,4 +1,4 @@
-"""``ignite-trainer replay``: run the batch in which a fit broke once more, and see whether the same comes of it."""
+"""``ignite-trainer replay``: rerun the batch in which a fit failed, and see whether it fails again."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def train(words: Sequence[str]) -> int:
 
 
 def resume(run: Annotated[Path, tyro.conf.arg(metavar="RUN")], /) -> int:
-    """Go on with a run that was stopped, to the same bits as if it had not been.
+    """Continue a run that was stopped, to the same bits as if it had not been.
 
     Example: ignite-trainer resume runs/20260131-235959
 

@@ -20,17 +20,17 @@ Digests = dict[str, bytes]
 
 
 def loop(function: str, /, *, seed: int = 0) -> int:
-    """See that a loop of one's own and a Learner take the same steps.
+    """Check that a loop of your own and a Learner take the same steps.
 
     Example: ignite-trainer verify loop my_loop:train
 
-    Both run from the same seed; after every optimizer step their weights are
-      compared, at the end buffers and random generators too.
+    Both start from the same seed. Their weights are compared after every
+      optimizer step; buffers and random generators at the end.
 
     Args:
-        function: module:function, called as f(model, optimizer, loss_fn, train_dl, valid_dl, epochs). If the module has
-            a function job, that makes them: job() -> (model, optimizer_function, loss_fn, train_dl, valid_dl, epochs),
-            where optimizer_function(parameters) -> optimizer; else a job that is built in is trained.
+        function: module:function, called as f(model, optimizer, loss_fn, train_dl, valid_dl, epochs). A function job in
+            that module, if there is one, makes the arguments: job() -> (model, optimizer_function, loss_fn, train_dl,
+            valid_dl, epochs), where optimizer_function(parameters) -> optimizer; else a built-in job is trained.
         seed: of the random generators, before the job is made.
 
     Returns:

@@ -22,19 +22,20 @@ __all__ = ["first_difference", "resume"]
 
 
 def resume(job: str | None = None, /, *, kills: int = 6, workers: str | None = None, seed: int = 0) -> int:
-    """See that a job which is killed and resumed ends as one that is not.
+    """Check that a job which is killed and resumed ends like one that is not.
 
     Example: ignite-trainer verify resume my_job:make
 
-    The job runs whole, then killed by SIGKILL at random moments and resumed
-      each time: while it trains, validates and writes a checkpoint, in turn.
+    The job first runs whole. It then runs again, is killed by SIGKILL at random
+      moments (while it trains, validates or writes a checkpoint, in turn), and
+      is resumed each time.
 
     Weights, optimizer, history and TensorBoard's scalars have to be equal,
       bit by bit.
 
     Args:
-        job: module:function; called with a folder (and workers=, if it has that parameter) it returns (learner,
-            n_epochs) anew, whose learner has a Checkpoint and writes there. None: a job that is built in.
+        job: module:function; called with a folder (and workers=, if it has that parameter), it returns a new (learner,
+            n_epochs), whose learner has a Checkpoint and writes to that folder. None: a built-in job.
         kills: how often the run is killed, for each number of workers; fewer if it ends before a moment comes.
         workers: numbers of loader processes with commas between them; None: 0,2 where the job has that parameter.
         seed: of the random generators, before the job is made, and of the moments at which it is killed.

@@ -21,9 +21,9 @@ _BITS_16 = 2**16 - 1
 class CSVImages(Dataset[tuple[Any, int]]):  # Any: what the transform makes of an image
     """Images and labels that a CSV file names; an image is read when it is asked for.
 
-    Labels are numbers of classes, or names that are numbered in sorted order. A first row whose file is not there and
-    does not look like an image's is the header. Everything that the table says is checked at construction, that the
-    files are there, too; what is in them when they are read.
+    Labels are class numbers, or names, which are numbered in sorted order. The first row is taken as a header if its
+    file does not exist and its name does not end like an image's. At construction the whole table is
+    checked, and whether the files exist; their contents are checked when they are read.
 
     Grey images stay grey: of 8 bits PIL mode ``L``, of 16 bits mode ``F`` from 0 to 1, so that ``ToTensor`` gives both
     from 0 to 1 with all their bits. All others become ``RGB``; transparency is dropped.

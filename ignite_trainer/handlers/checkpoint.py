@@ -26,22 +26,22 @@ __all__ = ["Checkpoint"]
 
 
 class Checkpoint(Callback):
-    """Saves the whole state of the fit, for ``learn.fit(n, resume=True)`` to go on from, bit for bit.
+    """Saves the whole state of the fit, from which ``learn.fit(n, resume=True)`` continues bit for bit.
 
-    Files are ``folder/checkpoints/step-00001200.pt``, their sha256 beside them, and ``best.pt``. A save that is due
-    within a window of ``accumulate`` batches waits for its step, one on an epoch's last batch for the validation.
-    While a weight is NaN or infinite that was not so at the start, nothing is saved, and the last good ones stay.
-    SIGTERM, SIGUSR1 and a first Ctrl-C finish the batch (or the validation), save, and end with exit code 75. It brings
-    a ``CrashReport`` along, which keeps the batch that an exception left. Of several ranks, rank 0 writes, and a signal
-    to any of them ends all.
+    Files are ``folder/checkpoints/step-00001200.pt``, each with its sha256 beside it, and ``best.pt``. A save that is
+    due within a window of ``accumulate`` batches waits for its step, one due on an epoch's last batch for validation.
+    While a weight that was finite at the start is NaN or infinite, nothing is saved, and the last good files stay. On
+    SIGTERM, SIGUSR1 or a first Ctrl-C the fit finishes the batch (or the validation), saves, and exits with code 75. A
+    batch that raises an exception is kept in ``crash.pt``, for ``ignite-trainer replay``. Of several ranks, rank 0
+    writes, and a signal to any of them ends all.
 
     Args:
-        folder: of the run; None: ``learn.folder``, which must then be given to resume.
-        every_steps: optimizer steps between two saves; None: none in mid-epoch.
-        every_epochs: epochs between two saves; None: only at the end.
-        every_seconds: the same in seconds; None: none.
-        keep: how many are kept, the newest; None: all.
-        monitor: a key of a history row; whenever it is better, ``best.pt`` is saved too.
+        folder: of the run; None: ``learn.folder``. For ``resume=True`` one of the two has to be given.
+        every_steps: optimizer steps between two saves; None: no saves by steps.
+        every_epochs: epochs between two saves; None: no saves by epochs. The end of a fit is saved too.
+        every_seconds: seconds between two saves; None: no saves by time.
+        keep: how many of the newest are kept; None: all.
+        monitor: a key of a history row; whenever it improves, ``best.pt`` is written too; None: no ``best.pt``.
         mode: "min" if lower is better, "max" if higher is; "auto" decides by the name.
         background: write in a thread, from a copy of the state in memory.
 

@@ -15,19 +15,20 @@ __all__ = ["EarlyStopping"]
 
 
 class EarlyStopping(Callback):
-    """Ends the fit when the monitored value has not got better for ``patience`` epochs; the best weights come back.
+    """Ends the fit when the monitored value has not improved for ``patience`` epochs, and restores the best weights.
 
-    After the fit ``learn.stop_reason`` says in one line why it ended, and Progress shows it. NaN is never better, nor
-    are weights that have become NaN or infinite. A fit that ends by an exception keeps the weights it had.
+    After the fit ``learn.stop_reason`` says in one line why it ended, and Progress shows it. An epoch whose value is
+    NaN, or whose weights have become NaN or infinite, is never the best. After an exception the weights stay as they
+    are.
 
     Args:
         monitor: a key of a history row, such as "valid_loss" or "train_loss".
         mode: "min" if lower is better, "max" if higher is; "auto" decides by the name.
-        patience: so many epochs in a row without an improvement end the fit; at least 1.
-        min_delta: by how much a value must beat the best.
+        patience: how many epochs in a row without an improvement end the fit; at least 1.
+        min_delta: an improvement has to be larger than this.
         relative: ``min_delta`` is a fraction of the best value.
-        start_epoch: epochs before this one, counted from 0, are not looked at.
-        restore_best: the weights of the best epoch are back at the end of every fit, stopped or not.
+        start_epoch: epochs before this one, counted from 0, are ignored.
+        restore_best: at the end of every fit, stopped early or not, put the best epoch's weights back.
 
     Raises:
         ValueError: mode, patience or min_delta that make no sense; at ``before_fit`` an unknown monitor.

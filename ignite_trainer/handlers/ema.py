@@ -15,12 +15,12 @@ __all__ = ["EMA"]
 
 
 class EMA(Callback):
-    """Keeps an exponential moving average of the weights; validation sees it, and the fit ends with it.
+    """Keeps an exponential moving average of the weights, used for validation and left in the model at the end.
 
-    After each optimizer step ``average = decay · average + (1 - decay) · weight``; the average begins as the weights
-    that the first step left. Buffers (batch norm's statistics) are not averaged: they are the model's own. While a
-    fit's validation runs, at the end of each epoch, and after the fit, the averages stand in the model; the trained
-    weights are put back for the next epoch.
+    After each optimizer step ``average = decay · average + (1 - decay) · weight``; the first average is the weights
+    after the first step. Buffers (batch norm's statistics) are not averaged. The averages are in the model during a
+    fit's validation, until the next epoch begins, and after the fit; the trained weights are put back for each epoch of
+    training.
 
     Args:
         decay: between 0 and 1; 0.999 averages over about 1,000 steps.

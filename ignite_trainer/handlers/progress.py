@@ -13,11 +13,11 @@ __all__ = ["Progress"]
 
 
 class Progress(Callback):
-    """A tqdm bar over each epoch's batches in a terminal or notebook; everywhere a line for each finished epoch.
+    """A tqdm bar over each epoch's batches in a terminal or notebook; everywhere, a line for each finished epoch.
 
-    The line has the documents' form: ``Epoch 1/5, Training Loss: 0.3167, Validation Loss: 0.1802, Validation
-    Accuracy: 95.05%``. In a pipe or a log file there is no bar. Reads the losses once an epoch. Of several
-    ranks, rank 0 shows it.
+    The line looks like ``Epoch 1/5, Training Loss: 0.3167, Validation Loss: 0.1802, Validation Accuracy: 95.05%``. In a
+    pipe or a log file there is no bar. The losses are read from the device once an epoch. Of several ranks, rank 0
+    shows it.
 
     Args:
         bar: None: where standard error is a terminal, and in notebooks.

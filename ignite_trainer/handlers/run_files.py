@@ -25,15 +25,15 @@ __all__ = ["RunFiles"]
 class RunFiles(Callback):
     """Writes ``config.yaml``, ``history.csv`` and ``model.safetensors`` into the folder of the run.
 
-    The values stand as ``name: {value: …, from: …}``; those of a command line, likewise, below ``job``. The history is
-    rewritten as a whole after every epoch. The weights are those of the epoch with the best monitored value, or the
-    last ones where there is no such value, and never such as have become NaN or infinite; the file's metadata tells:
-    ``weights`` ("best valid_loss" or "last"), ``value``, ``epoch``, ``step``, ``model``. Read them with
+    ``config.yaml`` has the settings as ``name: {value: …, from: …}``, those of a command line below ``job``. The
+    history is rewritten as a whole after every epoch. The weights are those of the epoch with the best monitored value,
+    or the last ones if there is no such value, and never ones that have become NaN or infinite. The file's metadata
+    says which: ``weights`` ("best valid_loss" or "last"), ``value``, ``epoch``, ``step``, ``model``. Read them with
     ``learn.load(path)``, or ``safetensors.torch.load_model(model, path)``.
 
-    Each file is replaced as a whole: one that is there is never half written. A fit that begins anew in the folder of
-    an earlier one moves its history and weights into ``earlier-1``, with a copy of its values. A disk that fails costs
-    a warning in the log for each file, not the run.
+    Files are replaced as a whole, so none is ever half written. A fit that begins anew in the folder of an earlier one
+    moves that one's history and weights into ``earlier-1``, with a copy of its settings. If the disk fails, each file
+    that could not be written is a warning in the log, and the run goes on.
 
     Args:
         folder: of the run; None: ``learn.folder``.

@@ -17,10 +17,10 @@ __all__ = ["Schedule"]
 
 
 class Schedule(Callback):
-    """Moves the learning rate as a scheduler says; it is made at every fit, for that fit's optimizer.
+    """Changes the learning rate by a scheduler, which is made anew at every fit, for that fit's optimizer.
 
-    It is stepped after each optimizer step that was taken, and not for cancelled batches, batches of an open window,
-    or float16 steps that overflowed; per epoch, only if a step was taken in it.
+    The scheduler is stepped only when the optimizer has stepped: not after a cancelled batch, within a window of
+    ``accumulate`` batches, or after a float16 step that overflowed; per epoch, only if a step was taken in it.
 
     Args:
         scheduler: ``one_cycle(...)`` or ``warmup_cosine(...)``, which know the run's number of steps; a function from

@@ -29,12 +29,12 @@ _FAR = 10.0  # times the rate that the finder would choose, and a tenth of it
 
 
 def check(learn: Learner, *, n_batches: int = 2000) -> Inspection:
-    """Look at a job before it costs anything: what is certainly wrong, what may be, and seconds per batch.
+    """Look for mistakes in a job before a long run: what is certainly wrong, what may be, and seconds per batch.
 
     Some steps are trained, the data is read once, the learning-rate finder runs, and one batch is overfitted; then
-    everything is as it was, also after an exception. What does not apply to a loss is left out: labels, softmax and the
-    loss at the start are looked at for cross-entropy and NLL. Callbacks of one's own take part as copies, those of
-    this package and native handlers do not.
+    everything is put back as it was, also after an exception. Checks that do not apply to the loss are left out:
+    labels, softmax and the loss at the start are checked for cross-entropy and NLL only. Your own callbacks take part
+    as copies; this package's callbacks and native handlers take no part.
 
     Facts: labels outside the outputs; NaN in the data, unless the job's loss on it is a number; the same image in
     training and validation (bit for bit, as the loaders give it; of two ``TensorLoader`` before the transform; those
