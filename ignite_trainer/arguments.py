@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import nn
 
-__all__ = ["Fixed", "check_folder", "check_model", "check_parts", "is_number", "is_whole", "takes"]
+__all__ = ["Fixed", "check_cbs", "check_folder", "check_model", "check_parts", "is_number", "is_whole", "takes"]
 
 T = TypeVar("T")
 
@@ -75,6 +75,15 @@ def check_parts(model: Any, loss_func: Any, opt_func: Any, cbs: Any, *, call: st
         raise TypeError(
             f"opt_func makes an optimizer from (parameters, lr), as torch.optim.Adam; got {_called(opt_func)}{way_out}"
         )
+    check_cbs(cbs)
+
+
+def check_cbs(cbs: Any) -> None:
+    """Refuse what is no list of callbacks.
+
+    Raises:
+        TypeError: it cannot be gone through.
+    """
     if not isinstance(cbs, Iterable):
         way_out = "leave it out" if cbs is None else "put it into a list"
         raise TypeError(f"cbs is a list of callbacks; got {_called(cbs)}: {way_out}")
@@ -105,17 +114,17 @@ def check_folder(folder: Any, way_out: str = "give it as a string or a Path") ->
 
 
 def is_number(value: object) -> bool:
-    """Whether a value can be compared with numbers: Python's, NumPy's; no string.
+    """Whether a value is a number, Python's or NumPy's; no string, and no True.
 
-    >>> is_number(0.5), is_number("0.5")
-    (True, False)
+    >>> is_number(0.5), is_number("0.5"), is_number(True)
+    (True, False, False)
     """
-    return isinstance(value, Real)
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def is_whole(value: object) -> bool:
-    """Whether a value is an integer, Python's or NumPy's."""
-    return isinstance(value, Integral)
+    """Whether a value is an integer, Python's or NumPy's; True is none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def takes(function: Callable[..., Any], *arguments: Any) -> bool:

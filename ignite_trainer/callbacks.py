@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from types import FunctionType
@@ -13,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from .arguments import is_number, takes
 from .events import POINTS, CancelException
+from .user_warnings import warn_user
 
 __all__ = ["Callback", "Dispatcher", "has_point", "in_order", "run_cbs", "warn_of_uncalled"]
 
@@ -40,6 +40,7 @@ class Callback:
     """
 
     order: int = 0
+    _points_left_out: frozenset[str] = frozenset()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -54,10 +55,9 @@ class Callback:
 
         What a subclass has at them is called all the same.
         """
-        for point in points:
-            owner = next(kind for kind in type(self).__mro__ if point in vars(kind))
-            if owner.__module__.startswith(f"{__package__}."):
-                setattr(self, point, None)
+        owners = {point: next(kind for kind in type(self).__mro__ if point in vars(kind)) for point in points}
+        ours = {point for point, owner in owners.items() if owner.__module__.startswith(f"{__package__}.")}
+        self._points_left_out = self._points_left_out | ours
 
 
 def in_order(cbs: Iterable[Any]) -> list[Any]:
@@ -91,9 +91,8 @@ def run_cbs(cbs: Iterable[Any], method_name: str, learn: Any = None) -> None:
     hello from 2
     """
     for cb in in_order(cbs):
-        method: Callable[[Any], None] | None = getattr(cb, method_name, None)
-        if method is not None:
-            method(learn)
+        if has_point(cb, method_name):
+            getattr(cb, method_name)(learn)
 
 
 class Dispatcher:
@@ -164,16 +163,15 @@ def warn_of_uncalled(cbs: Iterable[Any], called: set[str]) -> None:
     for cb in cbs:
         unheard = [point for point in ("after_backward", "after_step") if has_point(cb, point) and point not in called]
         if unheard and not has_point(cb, "after_batch"):
-            warnings.warn(
+            warn_user(
                 f"points within TrainStep are not called by a step of one's own; {type(cb).__name__} has waited for "
-                f"{' and '.join(unheard)}: have the step call learn.callback({unheard[-1]!r})",
-                stacklevel=3,
+                f"{' and '.join(unheard)}: have the step call learn.callback({unheard[-1]!r})"
             )
 
 
 def has_point(cb: Any, name: str) -> bool:
-    """Whether a callback is called at a point: it has something there, and not None."""
-    return getattr(cb, name, None) is not None
+    """Whether a callback is called at a point: it has something there, not None, and does not leave it out."""
+    return getattr(cb, name, None) is not None and name not in getattr(cb, "_points_left_out", ())
 
 
 def _refuse_what_goes_elsewhere(cb: Any) -> None:
@@ -204,10 +202,9 @@ def _check_callback(cb: Any) -> None:
         _refuse_what_goes_elsewhere(cb)
     hooks = [name for name in dir(cb) if _OF_OTHERS.fullmatch(name)]
     if hooks and not points:
-        warnings.warn(
+        warn_user(
             f"a callback is called at the points that it has methods of, {', '.join(POINTS)}; "
-            f"{type(cb).__name__} has none of them, and a fit calls no {hooks[0]}",
-            stacklevel=5,
+            f"{type(cb).__name__} has none of them, and a fit calls no {hooks[0]}"
         )
     for name in points:
         arguments = ("learn", "error") if name == "cleanup_fit" else ("learn",)

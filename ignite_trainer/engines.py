@@ -202,6 +202,19 @@ class CancellableEngine(Engine):
             self.annotate(error, "the step")
             raise
 
+    def set_data(self, data: Any) -> None:
+        """Ignite's ``set_data``, which gives a run another loader: refused, as a resume would not know of it.
+
+        Raises:
+            RuntimeError: a run is going on.
+        """
+        if self._epochs is not None and data is not self._epochs:
+            raise RuntimeError(
+                f"a run goes through the loader that it was given; set_data gave this {self.phase} engine another in "
+                "the middle of one: give run a function that returns the loader of each epoch"
+            )
+        super().set_data(data)
+
     @property
     def loader(self) -> Any:
         """What is gone through now; None where no run is going on."""

@@ -45,6 +45,10 @@ class Epochs:
             raise TypeError("Ignite refuses a loader of length 0, which a rank may have in evaluation; not one without")
         return length
 
+    def __getattr__(self, name: str) -> Any:
+        """The loader's own attributes: Ignite's handlers read ``engine.state.dataloader.sampler``."""
+        return getattr(vars(self)["loader"], name)
+
     def __iter__(self) -> Iterator[Any]:
         engine = self.engine
         try:

@@ -92,11 +92,14 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
 
     Raises:
         FileNotFoundError: there is no such file.
+        IsADirectoryError: it is a folder.
         ValueError: it is no safetensors file, or a tensor does not fit; the model is as it was.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"weights are loaded from a file; {path} is a folder: give model.safetensors in it")
     if zipfile.is_zipfile(path):
         _load_from_checkpoint(model, Path(path))
         return

@@ -12,7 +12,7 @@ from torch import nn
 from .engines import CancellableEngine, always
 from .gradients import check_gradient_options, window_for
 from .loss_size import loss_size_of
-from .steps import EvalStep, Loop, Prepare, Step, TrainStep, autocast_for, in_autocast, preparation
+from .steps import EvalStep, Loop, Prepare, Step, TrainStep, autocast_for, preparation
 
 __all__ = ["create_evaluator", "create_trainer"]
 
@@ -81,7 +81,7 @@ def create_evaluator(
     1.0
     """
     autocast = autocast_for(precision, _device_of(model, device))
-    step = in_autocast(EvalStep(_preparation(device, prepare_batch)), autocast)
+    step = EvalStep(_preparation(device, prepare_batch), autocast)
     return _create_engine(Loop(model, loss_fn), step, device, training=False)
 
 

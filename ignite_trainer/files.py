@@ -5,10 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-__all__ = ["Aside", "DamagedFile", "read_verified", "remove_with_sum", "sum_file", "write_aside", "write_whole"]
+__all__ = [
+    "Aside",
+    "DamagedFile",
+    "new_run_folder",
+    "read_verified",
+    "remove_with_sum",
+    "sum_file",
+    "write_aside",
+    "write_whole",
+]
 
 
 class DamagedFile(ValueError):
@@ -126,6 +136,26 @@ def write_aside(path: Path, write: Callable[[Path], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def new_run_folder(runs: Path, *, make: bool = True) -> Path:
+    """Make the folder of a run that begins now, ``YYYYmmdd-HHMMSS``; where a run has that of this second, the next.
+
+    Args:
+        runs: the folder of all runs.
+        make: False: name it only, for a rank that does not write.
+    """
+    name = datetime.now().strftime("%Y%m%d-%H%M%S")
+    for path in (runs / name, *(runs / f"{name}-{number}" for number in range(2, 1000))):
+        try:
+            if make:
+                path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError:  # a disk that fails is said by who writes there
+            pass
+        return path
+    raise FileExistsError(f"a run has a folder of its own; {runs} has a thousand of {name}: give folder=...")
+
+
 def read_verified(path: Path) -> bytes:
     """The content of a file that ``write_whole`` wrote.
 
@@ -175,8 +205,12 @@ def _write_synced(path: Path, write: Callable[[Any], None]) -> str:
 
 def _replace_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
-    _write_synced(temporary, lambda file: file.write(text.encode()))
-    os.replace(temporary, path)
+    try:
+        _write_synced(temporary, lambda file: file.write(text.encode()))
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _sync_folder(folder: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .loss_size import ignored_label
+from .loss_size import ignored_label, kind_of
 from .metrics import Accuracy, BatchMean
 from .rng import rng_kept
+from .user_warnings import warn_user
 
 __all__ = ["FirstBatchChecks", "check_broadcast", "check_loss", "check_predictions"]
 
@@ -32,17 +32,19 @@ class FirstBatchChecks:
         learn: the Learner.
 
     Attributes:
-        once_checked: called with the engine when its batch has been looked at.
+        changed: called with an engine whose batch is to be looked at from now on, or no longer.
     """
 
     def __init__(self, learn: Any):
         self.learn = learn
-        self.once_checked: Callable[[Any], None] = lambda engine: None
+        self.changed: Callable[[Any], None] = lambda engine: None
         self._expected: set[Any] = set()
 
     def expect(self, *engines: Any) -> None:
         """Look at the next batch of these engines."""
-        self._expected.update(engines)
+        for engine in engines:
+            self._expected.add(engine)
+            self.changed(engine)
 
     def points(self, engine: Any) -> set[str]:
         """The points at which an engine's batch is to be looked at; none once that is done."""
@@ -68,10 +70,9 @@ class FirstBatchChecks:
         for name, metric in self.learn.metrics.items():
             counts_all = isinstance(metric, Accuracy) and metric.ignore_index is None
             if counts_all and ignored is not None and (y == ignored).any():
-                warnings.warn(
+                warn_user(
                     "accuracy counts every label; the first validation batch has some that the loss ignores: leave "
-                    f"them out with metrics={{{name!r}: Accuracy(ignore_index={ignored})}}",
-                    stacklevel=2,
+                    f"them out with metrics={{{name!r}: Accuracy(ignore_index={ignored})}}"
                 )
             if isinstance(metric, BatchMean) and _may_broadcast(preds, y):
                 try:
@@ -90,7 +91,7 @@ class FirstBatchChecks:
             with learn.autocast():
                 check_broadcast(learn.loss_func, learn.preds, learn.batch[1], learn.loss, engine.phase)
             self._expected.discard(engine)
-            self.once_checked(engine)
+            self.changed(engine)
 
 
 def check_predictions(loss_func: Any, preds: Tensor, y: Tensor, phase: str) -> None:
@@ -106,11 +107,12 @@ def check_predictions(loss_func: Any, preds: Tensor, y: Tensor, phase: str) -> N
         ValueError: a label that the model has no output for, targets of a shape or type that the loss does not take,
             or shapes that it would broadcast silently.
     """
+    loss_func, _, options = kind_of(loss_func)  # within a partial, too
     rule = getattr(type(loss_func), "forward", loss_func)
     if rule in _CLASS_LOSSES:
         if preds.shape != y.shape or not y.is_floating_point():  # else they are probabilities
             _check_form_of_labels(preds, y, phase)
-            _check_labels(getattr(loss_func, "ignore_index", -100), preds, y, phase)
+            _check_labels(options.get("ignore_index", -100), preds, y, phase)
     elif isinstance(loss_func, (nn.CrossEntropyLoss, nn.NLLLoss)):  # a forward of one's own may take other shapes
         if preds.ndim > 1 and y.shape == _shape_of_labels(preds) and not y.is_floating_point():
             _check_labels(loss_func.ignore_index, preds, y, phase)

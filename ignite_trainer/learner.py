@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NoReturn, SupportsIndex
@@ -17,26 +16,26 @@ from ignite.engine import Events
 from ignite.metrics import Metric
 from torch import Tensor, nn, optim
 
-from .arguments import Fixed, check_folder, check_model, check_parts, is_whole
+from .arguments import Fixed, check_cbs, check_folder, check_model, check_parts, is_whole
 from .callbacks import Dispatcher, has_point, in_order, run_cbs, warn_of_uncalled
 from .devices import pick_device
-from .distributed import initialize, on_main, world_size
+from .distributed import initialize, is_main, on_main, world_size
 from .engines import CancellableEngine, always
 from .epochs import check_loader, first_batch, pair_of_loaders, refuse_one_shot, rereadable
 from .events import Scope, TrainEvents
 from .export import export_model, load_weights, save_weights
-from .files import Aside
+from .files import Aside, new_run_folder
 from .first_batch import FirstBatchChecks
 from .gradients import GradientWindow, check_gradient_options, window_for
 from .learner_metrics import attach_metrics, metrics_from
-from .loss_size import LossSize, loss_size_of
+from .loss_size import LossSize, first_dimension, loss_size_of
 from .metrics import Loss
 from .modes import modes_kept
-from .optim import OptimizerOptions, check_rate, check_step, check_tensors, warn_of_untrained
+from .optim import OptimizerOptions, check_rate, check_step, check_tensors, plain_rate, warn_of_untrained
 from .prediction import predict
 from .ranks import Ranks
 from .resume import Resumption, streams_kept
-from .steps import EvalStep, Step, TrainStep, autocast_for, in_autocast, on_device, own_step, preparation
+from .steps import EvalStep, Step, TrainStep, autocast_for, on_device, own_step, preparation
 from .summary import summarize
 from .timeline import timeline
 from .validation import Validation
@@ -78,8 +77,9 @@ class Learner:
         folder: where handlers write; None: ``runs/YYYYmmdd-HHMMSS``, if one does.
 
     Between fits ``model``, ``dls``, ``loss_func``, ``lr``, ``cbs`` and ``opt_func`` may be assigned, and the next fit
-    uses them; during a fit ``model``, ``dls`` and ``lr`` may not be. Assigning ``metrics``, ``precision``,
-    ``accumulate``, ``clip_norm``, ``compile`` or ``prepare_batch`` is always an error.
+    uses them; during a fit ``model``, ``dls``, ``lr`` and ``cbs`` may not be, and another ``loss_func`` counts from the
+    next batch. Assigning ``metrics``, ``precision``, ``accumulate``, ``clip_norm``, ``compile`` or ``prepare_batch`` is
+    always an error.
 
     Attributes:
         epoch, iter: of the batch that is running, from 0; ``step`` counts optimizer steps of this fit.
@@ -118,6 +118,7 @@ class Learner:
     compile = Fixed[bool]()
     prepare_batch = Fixed[Any]()
 
+    opt: Any
     outcome: Literal["finished", "resumable", "broken"]
     in_fit = False
 
@@ -152,20 +153,16 @@ class Learner:
         self.precision, self.accumulate, self.clip_norm, self.compile = precision, int(accumulate), clip_norm, compile
         self.prepare_batch = prepare_batch
         self.model, self.dls = model, dls
-        self.loss_func, self.cbs, self.opt_func = loss_func, list(cbs), opt_func
-        if isinstance(loss_func, nn.Module):
-            loss_func.to(self.device)  # class weights
+        self.cbs, self.opt_func = list(cbs), opt_func
         self.optimizer_options = OptimizerOptions(optimizer, lr, param_groups)
         self.lr, self._opt_func_given = self.optimizer_options.lr, opt_func
+        self.opt = optimizer
         check_tensors(optimizer, model)
-        if step is None:
-            warn_of_untrained(model, loss_func)
         check_folder(folder)
         self._folder, self.folder_given = None if folder is None else Path(folder), folder is not None
         self.metrics = MappingProxyType(metrics_from(metrics))
 
         self.called_by_name: set[str] = set()
-        self.opt: Any = optimizer
         self.preds: Any = None
         self.loss: Any = None
         self.dl: Any = None
@@ -173,20 +170,21 @@ class Learner:
         self.validating = self.in_training_epoch = False
         self.epoch_start: dict[str, Any] | None = None
         self.epoch_began = 0.0
-        self._loss_in_use, self._finds_loss_size = loss_func, loss_size is None
-        self._make_engines(step, loss_size or loss_size_of(loss_func))
+        self.given_step, self._loss_size = step, loss_size
+        self._make_engines(step, loss_size or first_dimension)
+        self.loss_func = loss_func
 
     def _make_engines(self, step: Step | None, size: LossSize) -> None:
         device, precision = self.device, self.precision
-        prepare, autocast = preparation(device, self.prepare_batch), autocast_for(precision, device)
+        prepare = self.prepare = preparation(device, self.prepare_batch)
+        autocast = autocast_for(precision, device)
         window = window_for(device, size, precision=precision, accumulate=self.accumulate, clip_norm=self.clip_norm)
         train_step = TrainStep(prepare, autocast, window) if step is None else own_step(step, prepare, autocast, window)
         if self.ranks is not None:
             train_step = self.ranks.prepare(train_step, size)
         self.trainer = CancellableEngine(train_step, self, training=True, ranks=self.ranks)
-        self.eval_step = EvalStep(prepare)
-        step_in_autocast = in_autocast(self.eval_step, autocast_for(precision, device))
-        self.evaluator = CancellableEngine(step_in_autocast, self, training=False, ranks=self.ranks)
+        eval_step = EvalStep(prepare, autocast_for(precision, device))
+        self.evaluator = CancellableEngine(eval_step, self, training=False, ranks=self.ranks)
         self.trainer.partners = self.evaluator.partners = (self.trainer, self.evaluator)
         self.engine = self.trainer
         self._attach_handlers(size)
@@ -197,7 +195,7 @@ class Learner:
         self.train_loss, self._valid_loss = Loss(size), Loss(size)
         self._first_batches = FirstBatchChecks(self)
         self._dispatch = Dispatcher(self, self._first_batches.points)
-        self._first_batches.once_checked = self._dispatch.listen
+        self._first_batches.changed = self._dispatch.listen
         self._validation = Validation(self)
         self._resumption = Resumption(self)
         for engine in (trainer, evaluator):
@@ -234,6 +232,7 @@ class Learner:
         self._model = (model if within is None else within).to(self.device)
         self._compiled = model if within is not None else torch.compile(self._model) if self.compile else None
         self.forward = self._called
+        self.opt = None  # until one is needed: the last moves the former model's parameters
 
     @property
     def dls(self) -> Any:
@@ -246,6 +245,35 @@ class Learner:
         self._dls, (self.train_dl, self.valid_dl) = dls, pair_of_loaders(dls)
 
     @property
+    def loss_func(self) -> Any:
+        """(preds, y) → the mean loss of a batch; a module that is assigned is moved to the learner's device."""
+        return self._loss_func
+
+    @loss_func.setter
+    def loss_func(self, loss_func: Any) -> None:
+        self._loss_func = loss_func
+        if isinstance(loss_func, nn.Module):
+            loss_func.to(self.device)  # class weights
+        if not self.has_own_step:
+            warn_of_untrained(self.model, loss_func)
+        if self._loss_size is None:
+            size = loss_size_of(loss_func)
+            self.train_loss.size = self._valid_loss.size = size
+            if self._window is not None:
+                self._window.size = size
+
+    @property
+    def cbs(self) -> list[Any]:
+        """The callbacks."""
+        return self._cbs
+
+    @cbs.setter
+    def cbs(self, cbs: Iterable[Any]) -> None:
+        self._refuse_in_fit("cbs", "have a callback do nothing until it is its turn")
+        check_cbs(cbs)
+        self._cbs = list(cbs)
+
+    @property
     def lr(self) -> Any:
         """The rate for ``opt_func``; None where the optimizer or its groups have their own."""
         return self._lr
@@ -253,7 +281,7 @@ class Learner:
     @lr.setter
     def lr(self, lr: Any) -> None:
         self._refuse_in_fit("lr", "set the rates in learn.opt.param_groups, or take a Schedule")
-        self._lr = lr
+        self._lr = plain_rate(lr)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         raise TypeError(
@@ -363,7 +391,7 @@ class Learner:
 
     def one_batch(self) -> None:
         """The step on ``learn.batch``, in the phase of ``learn.model.training``; cancels escape."""
-        if self.opt is None:
+        if self.opt is None and self.model.training:
             self.opt = self._make_optimizer()
             self.share_model()
         batch = self.batch
@@ -460,11 +488,9 @@ class Learner:
 
     @property
     def folder(self) -> Path:
-        """The run's folder, named at the first question; whoever writes makes it."""
+        """The run's folder; where none was given, one is made at the first question."""
         if self._folder is None:
-            name = Path("runs") / datetime.now().strftime("%Y%m%d-%H%M%S")
-            names = (name, *(name.with_name(f"{name.name}-{number}") for number in range(2, 1000)))
-            self._folder = next(path for path in names if not path.exists())  # of another fit in this second
+            self._folder = new_run_folder(Path("runs"), make=is_main())
         return self._folder
 
     def use_folder(self, folder: Path) -> None:
@@ -559,7 +585,7 @@ class Learner:
         loader = self.valid_dl if self.validates else self.train_dl
         refuse_one_shot(loader, "x, an input, is that of a first batch, unless it is given")
         with streams_kept(loader):
-            return self.eval_step.prepare(first_batch(loader))[0]
+            return self.prepare(first_batch(loader))[0]
 
     def _share_of(self, dl: Any, *, training: bool) -> AbstractContextManager[None]:
         return nullcontext() if self.ranks is None else self.ranks.share_of(dl, training=training)
@@ -659,23 +685,10 @@ class Learner:
 
     def _prepare_run(self, engine: CancellableEngine) -> None:
         """What a run needs of things that may have been assigned since the last: loss, callbacks, optimizer."""
-        if self.loss_func is not self._loss_in_use:
-            self._use_loss()
         if not self.in_fit:
             self._dispatch.gather()
             if engine.training and self.opt is None:
                 self.opt = self._make_optimizer()
-
-    def _use_loss(self) -> None:
-        """A loss that was assigned, as one that is given at construction."""
-        self._loss_in_use = self.loss_func
-        if isinstance(self.loss_func, nn.Module):
-            self.loss_func.to(self.device)
-        if self._finds_loss_size:
-            size = loss_size_of(self.loss_func)
-            self.train_loss.size = self._valid_loss.size = size
-            if self._window is not None:
-                self._window.size = size
 
     def _begin_epoch(self, engine: CancellableEngine) -> None:
         engine.state.metrics.clear()

@@ -53,6 +53,8 @@ def metrics_from(metrics: Mapping[str, Any] | None) -> dict[str, Metric]:
         raise TypeError(f"metrics is a dict, name → metric; got {metrics!r}")
     result: dict[str, Metric] = {}
     for name, metric in (metrics or {}).items():
+        if not isinstance(name, str):
+            raise TypeError(f"metrics is a dict, name → metric, and a name is a string; got {name!r}")
         if name == "loss":
             raise ValueError("'loss' is the name of the loss itself; give the metric another")
         if metric is accuracy:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .user_warnings import warn_user
 
 __all__ = ["FEW", "LossSize", "first_dimension", "ignored_label", "kind_of", "loss_size_of"]
 
@@ -34,10 +35,9 @@ def loss_size_of(loss_func: Any) -> LossSize:
     reduction = options.get("reduction", "mean")
     if reduction == "sum":
         name = getattr(loss_func, "__name__", type(loss_func).__name__)
-        warnings.warn(
+        warn_user(
             f"a loss is the mean over its batch; {name} adds up, so that steps, the loss that is shown, accumulate and "
-            "ranks depend on the size of batches: take reduction='mean', or say with loss_size=... what it stands for",
-            stacklevel=3,
+            "ranks depend on the size of batches: take reduction='mean', or say with loss_size=... what it stands for"
         )
     if not of_classes or reduction != "mean":
         return first_dimension

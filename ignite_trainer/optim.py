@@ -2,7 +2,6 @@
 
 import difflib
 import math
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from .arguments import takes
+from .user_warnings import warn_user
 
 Options = Mapping[str, Any]  # Any: numbers, pairs and flags, each optimizer has its own
 NORMS_OVER_SEVERAL_DIMENSIONS = (nn.LayerNorm, nn.RMSNorm)  # the parameters of all other norms are vectors
@@ -102,6 +102,11 @@ def check_rate(lr: Any) -> None:
         raise TypeError(f"lr is a number, such as 1e-3; got {lr!r}")
 
 
+def plain_rate(lr: Any) -> Any:
+    """NumPy's numbers as Python's: configurations and checkpoints are plain data."""
+    return lr.item() if hasattr(lr, "item") and not isinstance(lr, Tensor) else lr
+
+
 def rates_of(optimizer: Any) -> list[float]:
     """The learning rate of each group of parameters; NaN of one without, as where an optimizer finds its own."""
     rates = [group.get("lr") for group in getattr(optimizer, "param_groups", None) or ()]
@@ -134,10 +139,9 @@ def warn_of_untrained(model: nn.Module, loss_func: Any) -> None:
     parameters = loss_func.parameters() if isinstance(loss_func, nn.Module) else ()
     n = sum(parameter.requires_grad and parameter not in ours for parameter in parameters)
     if n:
-        warnings.warn(
+        warn_user(
             f"the optimizer moves parameters of the model; {type(loss_func).__name__} has {n} that "
-            f"{'is' if n == 1 else 'are'} not: make the loss a part of it, model.loss = loss_func",
-            stacklevel=3,
+            f"{'is' if n == 1 else 'are'} not: make the loss a part of it, model.loss = loss_func"
         )
 
 
@@ -168,11 +172,9 @@ class OptimizerOptions:
             raise ValueError("a Learner needs lr, for opt_func, or optimizer, an instance; got both")
         if optimizer is not None and param_groups is not None:
             raise ValueError("param_groups are for opt_func; the optimizer given has groups already: leave them out")
-        if lr is not None and hasattr(lr, "item") and not isinstance(lr, Tensor):
-            lr = lr.item()  # NumPy's: configurations and checkpoints are plain data
         if isinstance(param_groups, Iterator):
             param_groups = list(param_groups)  # each fit reads them
-        self.optimizer, self.lr, self.param_groups = optimizer, lr, param_groups
+        self.optimizer, self.lr, self.param_groups = optimizer, plain_rate(lr), param_groups
 
     def make(self, model: nn.Module, opt_func: Callable[..., Any], lr: Any) -> Any:
         """The optimizer of a fit: the instance, or ``opt_func(parameters, lr)``; a tensor as the rate is copied.
@@ -223,4 +225,4 @@ def _check_overrides(
         if "params" in override:
             raise ValueError(f"an override sets options, its name says of which parameters; got 'params' for {key!r}")
         if not any(parameter.requires_grad and _holds(key, names) for parameter, names in names_of.items()):
-            warnings.warn(f"the override of {key!r} has no effect: nothing trainable goes by that name", stacklevel=3)
+            warn_user(f"the override of {key!r} has no effect: nothing trainable goes by that name")

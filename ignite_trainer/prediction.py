@@ -48,4 +48,4 @@ def _input_of(learn: Any, batch: Any) -> Any:
             batch = (*batch, None)
         elif isinstance(batch, dict):
             batch = batch, None
-    return learn.eval_step.prepare(batch)[0]
+    return learn.prepare(batch)[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +14,7 @@ from .callbacks import in_order
 from .loadable import UNKNOWN, shapes_of
 from .nests import tensors_in
 from .shares import loader_identity
+from .user_warnings import warn_user
 
 __all__ = [
     "check_groups",
@@ -55,7 +55,7 @@ def check_state(learn: Any, state: dict[str, Any], path: Any) -> None:
                     f"{shapes.get(name)} now: the same {part} is needed to resume"
                 )
     for name in state["callbacks"].keys() - stateful(learn.cbs).keys():
-        warnings.warn(f"{path} has a state of {name}, and there is no such callback now; it is left out", stacklevel=4)
+        warn_user(f"{path} has a state of {name}, and there is no such callback now; it is left out")
 
 
 def check_groups(optimizer: Any, saved: dict[str, Any]) -> None:
@@ -91,10 +91,9 @@ def warn_of_lost_state(learn: Any, path: Any) -> None:
         if any(id(tensor) not in ours for _, tensor in tensors_in(getattr(learn.opt, "__dict__", {}))):
             lost.append(f"{type(learn.opt).__name__}, which has no state_dict")
     for name in lost:
-        warnings.warn(
+        warn_user(
             f"{path} has no state of {name}: it begins anew; callbacks and optimizers with state_dict and "
-            "load_state_dict go on, as do Schedule and EarlyStopping",
-            stacklevel=4,
+            "load_state_dict go on, as do Schedule and EarlyStopping"
         )
 
 

@@ -151,7 +151,7 @@ def build_scheduler(
         )
     try:
         made: Any = schedule(optimizer)  # type: ignore[arg-type]
-    except (TypeError, LookupError) as error:  # what lambda step: 0.9**step, or table[step], does to an optimizer
+    except Exception as error:  # whatever lambda step: 0.9**step, or table[step], does to an optimizer
         made = _factor_at_start(schedule, error)
     if isinstance(made, LRScheduler):
         return made
@@ -166,7 +166,7 @@ def build_scheduler(
 def _factor_at_start(schedule: Callable[..., Any], error: Exception) -> Any:
     try:
         return schedule(0)
-    except (TypeError, LookupError):
+    except Exception:
         raise error from None  # it is no function of steps either: what it said of the optimizer counts
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, Protocol
@@ -14,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 from .events import TrainEvents
 from .gradients import GradientWindow
 from .nests import map_leaves
+from .user_warnings import warn_user
 
 __all__ = [
     "EvalStep",
@@ -24,7 +24,6 @@ __all__ = [
     "TrainStep",
     "as_pair",
     "autocast_for",
-    "in_autocast",
     "on_device",
     "own_step",
     "preparation",
@@ -137,10 +136,9 @@ class TrainStep:
 class EvalStep:
     """One batch of evaluation: predict and loss. The evaluator runs it without gradients, the model in eval mode.
 
-    Autocast, where there is any, is around the whole of it (``in_autocast``).
-
     Args:
         prepare: a batch of the loader → ``(x, y)`` on the model's device.
+        autocast: the context of model and loss; None: none.
 
     >>> from ignite_trainer import CancellableEngine
     >>> loop = Loop(nn.Identity(), nn.MSELoss())
@@ -150,8 +148,9 @@ class EvalStep:
     tensor(1.)
     """
 
-    def __init__(self, prepare: Prepare):
+    def __init__(self, prepare: Prepare, autocast: Any = None):
         self.prepare = prepare
+        self._compute = _preds_and_loss if autocast is None else autocast(_preds_and_loss)
 
     def __call__(self, loop: LoopLike) -> tuple[Any, Any]:
         """Evaluate ``loop.batch``.
@@ -160,33 +159,39 @@ class EvalStep:
             ``(preds, y)``, as Ignite's metrics take it.
         """
         engine, state = loop.engine, loop.engine.state
-        state.batch = batch = self.prepare(state.batch)
-        loop.preds = loop.forward(batch[0])
-        if engine.predicted:
-            engine.announce(_PREDICTED)
-            batch = state.batch
-        loop.loss = loop.loss_func(loop.preds, batch[1])
+        state.batch = self.prepare(state.batch)
+        y = self._compute(loop, engine, state)
         if engine.loss_computed:
             engine.announce(_LOSS_COMPUTED)
-        return loop.preds, batch[1]
+        return loop.preds, y
 
 
-def own_step(step: Step, prepare: Prepare, *unused: Any) -> Step:
+def _preds_and_loss(loop: LoopLike, engine: Any, state: Any) -> Any:
+    """The part of evaluation that autocast is around; a function of its own, as an empty context costs more."""
+    loop.preds = loop.forward(state.batch[0])
+    if engine.predicted:
+        engine.announce(_PREDICTED)
+    y = state.batch[1]
+    loop.loss = loop.loss_func(loop.preds, y)
+    return y
+
+
+def own_step(step: Step, prepare: Prepare, autocast: Any, window: GradientWindow | None) -> Step:
     """A step of one's own as the trainer runs it: each batch that it is not cancelled in is one optimizer step.
 
     Args:
         step: called with the learner; a ``TrainStep`` prepares its batches and counts itself.
         prepare: a batch of the loader → ``(x, y)`` on the model's device.
-        unused: what it does not use and ``TrainStep`` would; warned of where it is not None.
+        autocast: what ``TrainStep`` would use, and it does not; warned of where it is not None.
+        window: likewise.
 
     Warns:
         UserWarning: an option has no effect.
     """
-    if any(option is not None for option in unused):
-        warnings.warn(
+    if autocast is not None or window is not None:
+        warn_user(
             "precision, accumulate and clip_norm belong to TrainStep; a step of one's own does that itself, so they "
-            "have no effect here",
-            stacklevel=4,
+            "have no effect here"
         )
     if isinstance(step, TrainStep):
         return step
@@ -203,11 +208,6 @@ def own_step(step: Step, prepare: Prepare, *unused: Any) -> Step:
         return output
 
     return prepared_and_counted
-
-
-def in_autocast(step: Step, autocast: Any) -> Step:
-    """The step within an autocast context, from its first line to its last; itself where that is None."""
-    return step if autocast is None else autocast(step)
 
 
 def as_pair(batch: Any, giver: str = "the loader") -> tuple[Any, Any]:

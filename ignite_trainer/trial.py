@@ -7,7 +7,7 @@ import math
 import pickle
 import random
 import tempfile
-from collections import deque
+import warnings
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, MutableSequence, MutableSet
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -82,26 +82,33 @@ def everything_kept(learn: Learner) -> Iterator[None]:
 
 def _twin(learn: Learner, train_dl: Any, valid_dl: Any, *, cbs: Iterable[Any], folder: str) -> Learner:
     """A learner with the model, loss, step and optimizer of another, and engines, loaders and callbacks of its own."""
-    options, step = learn.optimizer_options, learn.trainer.step
+    options, step = learn.optimizer_options, learn.given_step
     if isinstance(step, TrainStep):
         step = copy.copy(step)
         step.window = copy.deepcopy(step.window)
-    twin = Learner(
-        learn.model,
-        (train_dl, valid_dl),
-        learn.loss_func,
-        learn.lr,
-        cbs,
-        learn.opt_func,
-        optimizer=options.optimizer,
-        param_groups=options.param_groups,
-        metrics=learn.metrics,
-        device=learn.device,
-        step=step,
-        loss_size=learn.train_loss.size,
-        folder=folder,
-    )
-    twin.trainer.step, twin.evaluator.step, twin.eval_step = step, learn.evaluator.step, learn.eval_step
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they were given when the learner was made
+        twin = Learner(
+            learn.model,
+            (train_dl, valid_dl),
+            learn.loss_func,
+            learn.lr,
+            cbs,
+            learn.opt_func,
+            optimizer=options.optimizer,
+            param_groups=options.param_groups,
+            metrics=learn.metrics,
+            device=learn.device,
+            precision=learn.precision,
+            accumulate=learn.accumulate,
+            clip_norm=learn.clip_norm,
+            prepare_batch=learn.prepare_batch,
+            step=step,
+            loss_size=learn.train_loss.size,
+            folder=folder,
+        )
+    if twin.scaler is not None and learn.scaler is not None:
+        twin.scaler.load_state_dict(learn.scaler.state_dict())
     return twin
 
 
@@ -221,7 +228,7 @@ def _refill(container: Any) -> Callable[[], None]:
 
     def refill() -> None:
         container.clear()
-        (container.extend if isinstance(container, (list, deque, bytearray)) else container.update)(saved)
+        (container.extend if isinstance(container, MutableSequence) else container.update)(saved)
 
     return refill
 

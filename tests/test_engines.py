@@ -367,3 +367,25 @@ def test_evaluation_when_a_handler_of_the_whole_run_cancels_the_epoch_then_that_
 
     state = evaluator.run([(torch.zeros(2, 1), torch.ones(2, 1))] * 3)
     assert state.iteration == n_batches
+
+
+def test_set_data_when_a_run_is_going_on_then_is_refused_with_a_way_out():
+    trainer = create_trainer(model := nn.Linear(1, 1), torch.optim.SGD(model.parameters(), 0.1), nn.MSELoss())
+    data = [(torch.ones(2, 1), torch.ones(2, 1))]
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda: trainer.set_data(data))
+    with pytest.raises(RuntimeError, match="give run a function that returns the loader of each epoch"):
+        trainer.run(data)
+
+
+def test_dataloader_when_a_handler_asks_the_state_for_it_then_has_the_loaders_attributes():
+    evaluator = create_evaluator(nn.Identity(), nn.MSELoss())
+    loader = torch.utils.data.DataLoader([(torch.ones(1), torch.ones(1))] * 4, batch_size=2)
+    seen = []
+    evaluator.add_event_handler(
+        Events.EPOCH_STARTED,
+        lambda engine: seen.append((engine.state.dataloader.sampler, len(engine.state.dataloader))),
+    )
+    evaluator.run(loader)
+    assert seen == [(loader.sampler, 2)]
+    with pytest.raises(AttributeError, match="'DataLoader' object has no attribute 'samples'"):
+        evaluator.state.dataloader.samples  # noqa: B018

@@ -4,6 +4,7 @@ import io
 import os
 import pickle
 import random
+import resource
 import shutil
 import signal
 import textwrap
@@ -218,3 +219,16 @@ def test_folder_when_many_were_killed_in_their_saves_then_holds_no_more_than_one
     (folder / ".step-00000015.pt.tmp").write_bytes(b"half")
     plain(tmp_path).fit(3, resume=True)
     assert not list(folder.glob(".*"))
+
+
+def test_sum_when_the_disk_is_full_then_no_temporary_file_is_left(tmp_path):
+    path = tmp_path / "a.pt"
+    write_whole(path, lambda file: file.write(b"1"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))  # enough for the byte, not for its sum
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            write_whole(path, lambda file: file.write(b"2"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert sorted(os.listdir(tmp_path)) == ["a.pt", "a.pt.sha256"]

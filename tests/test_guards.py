@@ -349,7 +349,7 @@ def test_nan_guard_when_all_is_finite_then_changes_nothing():
     ("make", "text"),
     [
         (lambda: NaNGuard("ignore"), "action is 'stop', 'skip' or 'raise'; got 'ignore'"),
-        (lambda: NaNGuard(every_steps=0), "the number of batches between two looks, at least 1; got 0"),
+        (lambda: NaNGuard(every_steps=0), "the number of steps between two looks, at least 1; got 0"),
         (lambda: TimeLimit(0), "seconds is how long a fit may take, above 0; got 0"),
     ],
 )
@@ -496,3 +496,10 @@ def test_model_that_was_compiled_before_then_is_called_and_saved_under_plain_nam
     assert n_graphs
     learn.save(tmp_path / "model.safetensors")
     Learner(mlp(), data, nn.CrossEntropyLoss(), 0.1, device="cpu").load(tmp_path / "model.safetensors")
+
+
+def test_nan_guard_when_steps_are_of_several_batches_then_looks_after_so_many_steps():
+    learn = learner([Poison(batch=0), NaNGuard("raise", every_steps=2)], train=batches(100), accumulate=3)
+    with pytest.raises(FloatingPointError):
+        learn.fit(1)
+    assert (learn.step, learn.iter) == (2, 5)

@@ -1190,3 +1190,57 @@ def test_callback_class_when_a_method_is_one_slip_from_a_point_then_is_refused()
 def test_learner_when_copied_or_pickled_then_is_refused_as_its_copy_would_train_the_same_model(duplicate):
     with pytest.raises(TypeError, match=r"a Learner is not copied or pickled, .*; make another one, of copy\.deepcopy"):
         duplicate(learner())
+
+
+def test_folder_when_two_learners_ask_in_one_second_then_each_has_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folders = [learner().folder for _ in range(5)]
+    assert len(set(folders)) == 5
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == sorted(folder.name for folder in folders)
+
+
+def test_load_when_given_a_folder_then_says_which_file(tmp_path):
+    with pytest.raises(IsADirectoryError, match=r"is a folder: give model.safetensors in it$"):
+        learner().load(tmp_path)
+
+
+@pytest.mark.parametrize("n_epochs", [True, 1.0, "1"])
+def test_fit_when_given_no_whole_number_then_is_refused(n_epochs):
+    with pytest.raises(ValueError, match=r"^n_epochs is the number of epochs, a whole number from 0; got "):
+        learner().fit(n_epochs)
+
+
+@pytest.mark.parametrize(
+    "loss_func",
+    [
+        nn.CrossEntropyLoss(),
+        nn.functional.cross_entropy,
+        functools.partial(nn.functional.cross_entropy, reduction="mean"),
+    ],
+    ids=["module", "function", "partial"],
+)
+def test_label_when_the_model_has_no_output_for_it_then_is_named_whatever_the_loss_is(loss_func):
+    data = [(torch.ones(2, 6), torch.tensor([0, 7]))]
+    with pytest.raises(ValueError, match="for a model of 3 outputs; the first training batch has 7"):
+        learner(train=data, loss_func=loss_func).fit(1)
+
+
+def test_after_loss_when_in_autocast_then_is_called_outside_of_it_in_both_phases():
+    class Look(Callback):
+        def __init__(self):
+            self.seen = set()
+
+        def after_predict(self, learn):
+            self.seen.add(("after_predict", learn.engine.training, torch.is_autocast_enabled("cpu")))
+
+        def after_loss(self, learn):
+            self.seen.add(("after_loss", learn.engine.training, torch.is_autocast_enabled("cpu")))
+
+    learner(valid=batches(20), cbs=[look := Look()], precision="bf16").fit(1)
+    within = {("after_predict", training, True) for training in (True, False)}
+    assert look.seen == within | {("after_loss", training, False) for training in (True, False)}
+
+
+def test_metrics_when_a_name_is_no_string_then_are_refused():
+    with pytest.raises(TypeError, match=r"^metrics is a dict, name → metric, and a name is a string; got 1$"):
+        learner(metrics={1: accuracy})

@@ -203,3 +203,24 @@ def test_schedule_of_a_fit_of_no_epochs_then_does_nothing_and_the_next_fit_rises
     assert len(rates.seen) == 5
     assert learn.fit(0, resume=True) == {}
     assert learn.step == 5
+
+
+@pytest.mark.parametrize(
+    "factor",
+    [lambda step: 0.9 ** step.bit_length(), lambda step: float(torch.sigmoid(torch.tensor(float(step))))],
+    ids=["AttributeError of an optimizer", "RuntimeError of torch"],
+)
+def test_schedule_when_a_factor_fails_on_an_optimizer_in_a_way_of_its_own_then_is_a_factor_all_the_same(factor):
+    rates, learn = fit(Schedule(factor), n_epochs=1)
+    assert rates == [learn.lr * factor(step) for step in range(N_BATCHES)]
+
+
+def test_schedule_when_asked_for_its_state_before_a_fit_then_has_one_that_it_takes_back():
+    schedule = Schedule(one_cycle())
+    schedule.load_state_dict(schedule.state_dict())
+
+
+def test_schedule_when_its_hook_is_called_at_a_point_that_it_leaves_out_then_is_still_a_method():
+    schedule = Schedule(lambda step: 1.0, step="epoch")
+    _, learn = fit(schedule, n_epochs=1)
+    schedule.after_step(learn)

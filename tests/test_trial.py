@@ -2,6 +2,7 @@
 
 import copy
 import random
+from collections import UserList
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from ignite_trainer import (
     Progress,
     SampleLoader,
     TrainStep,
+    check,
     seed_everything,
 )
 from ignite_trainer.rng import get_rng_state
@@ -353,3 +355,26 @@ def test_own_callbacks_when_copied_then_they_are_the_users_alone_and_share_the_l
 def test_trial_when_left_then_a_second_begins_the_same():
     learn = make(loader=LOADERS["stock loader"])
     assert LRFinder(learn, n_steps=15).run() == LRFinder(learn, n_steps=15).run()
+
+
+def test_trial_when_a_callback_looks_then_the_options_are_the_learners():
+    seen = set()
+
+    class Look(Callback):
+        def before_batch(self, learn):
+            seen.add((learn.accumulate, learn.precision, learn.clip_norm))
+
+    data = list(zip(*(part.split(10) for part in blobs(40)), strict=True))
+    how = {"accumulate": 4, "precision": "bf16", "clip_norm": 1.0}
+    learn = Learner(mlp(), (data, None), nn.CrossEntropyLoss(), 0.1, [Look()], device="cpu", **how)
+    check(learn)
+    assert seen == {(4, "bf16", 1.0)}
+
+
+def test_memory_when_a_model_keeps_a_list_of_another_kind_then_it_is_put_back():
+    model = nn.Linear(1, 1)
+    model.kept = UserList([1, 2])
+    memory = Memory([model])
+    model.kept.append(3)
+    memory.put_back()
+    assert model.kept == [1, 2]

@@ -122,7 +122,6 @@ def test_export_without_an_input_when_the_loader_is_used_up_or_empty_then_is_an_
     ("name", "value", "message"),
     [
         ("loss_func", nn.MSELoss, "loss_func is called with .* got the class MSELoss: make an instance of it"),
-        ("cbs", None, "cbs is a list of callbacks; got None: leave it out"),
         ("lr", "0.1", "lr is a number, such as 1e-3; got '0.1'"),
         ("opt_func", 3, "opt_func makes an optimizer"),
     ],
@@ -483,8 +482,8 @@ def test_loaders_when_workers_are_started_by_a_server_then_train(tmp_path):
 @pytest.mark.parametrize(
     ("make", "kind", "message"),
     [
-        (lambda: NaNGuard(every_steps=2.5), ValueError, "every_steps is the number of batches .* got 2.5"),
-        (lambda: NaNGuard(every_steps="5"), ValueError, "every_steps is the number of batches .* got '5'"),
+        (lambda: NaNGuard(every_steps=2.5), ValueError, "every_steps is the number of steps .* got 2.5"),
+        (lambda: NaNGuard(every_steps="5"), ValueError, "every_steps is the number of steps .* got '5'"),
         (lambda: Checkpoint(every_steps="5"), ValueError, "every_steps is a whole number above 0, or None; got '5'"),
         (lambda: Checkpoint(every_seconds="5"), ValueError, "every_seconds is above 0, or None; got '5'"),
         (lambda: EarlyStopping(start_epoch="1"), ValueError, "start_epoch is an epoch, counted from 0; got '1'"),

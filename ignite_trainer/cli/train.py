@@ -126,8 +126,8 @@ def _run(given: Given, known: Run | None = None) -> int:
         say(learn.timeline())
     try:
         with mistakes():
-            if options.folder is None and is_main():
-                learn.folder.mkdir(parents=True)  # at once, and an error where another run has just done so
+            if options.folder is None:
+                _ = learn.folder  # made at once
             learn.fit(options.epochs, resume=known is not None)
     except SystemExit as stopped:
         if stopped.code == EXIT_RESUMABLE and is_main():

@@ -6,9 +6,13 @@ from typing import Literal, TypedDict
 
 from ..arguments import is_number, is_whole
 
-LOWER_IS_BETTER = ("loss", "error", "mse", "mae", "perplexity")  # anywhere in a name
+LOWER_IS_BETTER = ("loss", "error", "mse", "mae", "perplexity", "msle")  # anywhere in a name
 LOWER_AS_WORDS = frozenset(
-    ("bce", "brier", "cer", "cost", "distance", "divergence", "ece", "err", "fid", "mape", "nll", "ppl", "wer")
+    [
+        *("bce", "bpc", "brier", "ce", "cer", "chamfer", "cost", "crps", "deviance", "distance", "divergence", "ece"),
+        *("eer", "energy", "entropy", "err", "fid", "hamming", "kl", "kld", "l1", "l2", "lpips", "mape", "mdape"),
+        *("nll", "penalty", "ppl", "smape", "ter", "wasserstein", "wer"),
+    ]
 )
 
 

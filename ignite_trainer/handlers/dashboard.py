@@ -7,7 +7,6 @@ import logging
 import math
 import re
 import time
-import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from ..loss_size import first_dimension
 from ..optim import rates_of
 from ..plots import report
 from ..rng import rng_kept
+from ..user_warnings import warn_user
 from .dashboard_pictures import draw_confusion, draw_images, picture_summary
 from .event_files import EventFile, summaries
 from .validation_record import ValidationRecord, WorstPrediction, is_images
@@ -174,9 +174,7 @@ def write_graph(events: EventFile, model: Any, x: Any) -> None:
             graph = untyped.graph(copy.deepcopy(model), (x,))[0]
     except (RuntimeError, TypeError, ValueError, torch.jit.TracingCheckError) as error:  # type: ignore[attr-defined]
         first_line = str(error).strip().partition("\n")[0]
-        warnings.warn(
-            f"graph=True shows what torch can trace; {type(model).__name__} is not: {first_line}", stacklevel=2
-        )
+        warn_user(f"graph=True shows what torch can trace; {type(model).__name__} is not: {first_line}")
     else:
         events.add_graph(graph)
 

@@ -23,13 +23,13 @@ __all__ = ["NaNGuard", "TimeLimit"]
 class NaNGuard(Callback):
     """Looks for a loss that is NaN or infinite, and names the epoch, the batch and the first parameter that went bad.
 
-    Losses are gathered on their device and looked at every so many batches, which waits for the device.
+    Losses are gathered on their device and looked at every so many steps, which waits for the device.
 
     Args:
         action: "stop": end the fit in order; "raise": FloatingPointError; "skip": leave out each batch whose loss or
             gradients are not finite, before the step, and put back the buffers, such as running statistics, that its
             forward has changed (this looks at every batch); with "fp16" gradients are left to the scaler.
-        every_steps: batches between two looks, for "stop" and "raise".
+        every_steps: optimizer steps between two looks, for "stop" and "raise"; "skip" looks at every batch.
 
     Raises:
         ValueError: another action, or ``every_steps`` < 1.
@@ -44,7 +44,7 @@ class NaNGuard(Callback):
         if action not in ("stop", "skip", "raise"):
             raise ValueError(f"action is 'stop', 'skip' or 'raise'; got {action!r}")
         if not is_whole(every_steps) or every_steps < 1:
-            raise ValueError(f"every_steps is the number of batches between two looks, at least 1; got {every_steps!r}")
+            raise ValueError(f"every_steps is the number of steps between two looks, at least 1; got {every_steps!r}")
         self.action, self.every_steps = action, 1 if action == "skip" else every_steps
         self.skipped = 0
         self.found: tuple[int, int] | None = None  # epoch and batch of the first loss that was not finite
@@ -72,7 +72,7 @@ class NaNGuard(Callback):
                 weighs = n > 0 if isinstance(n, Tensor) else loss.new_full((), n > 0, dtype=torch.bool)
                 loss = loss.where(weighs, 0.0)
             self._losses.append((learn.epoch, learn.iter, loss))
-            if len(self._losses) >= self.every_steps:
+            if len(self._losses) >= self.every_steps * learn.accumulate:
                 self._look(learn)
 
     def after_epoch(self, learn: Any) -> None:

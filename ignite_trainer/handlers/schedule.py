@@ -53,7 +53,7 @@ class Schedule(Callback):
         self.scheduler: Any = None
         self.n_steps: int | None = None
         self._laid_out: int | None = None  # over so many of its own steps
-        self._n_epochs = 0
+        self._n_epochs = self._steps_before_epoch = 0
         self._left_out: tuple[float, ...] | None = None  # what the step after the last would have been given
         if step != "batch":
             self._leave_out("after_step")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import pickle
 import threading
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 
 from ..files import DamagedFile, read_verified, remove_with_sum, write_whole
 from ..loadable import load_plain, refuse_unloadable
+from ..user_warnings import warn_user
 
 __all__ = ["StateWriter", "load_checkpoint", "load_state", "newest_checkpoint", "newest_first"]
 
@@ -92,7 +92,7 @@ def newest_checkpoint(folder: Path) -> tuple[dict[str, Any], Path] | None:
             return load_checkpoint(path), path
         except DamagedFile as error:
             damaged.append(str(error))
-            warnings.warn(f"{error}; an older checkpoint is looked for", stacklevel=2)
+            warn_user(f"{error}; an older checkpoint is looked for")
     if damaged:
         raise ValueError(f"a run goes on from a whole checkpoint, and none in {folder} is: {'; '.join(damaged)}")
     return None

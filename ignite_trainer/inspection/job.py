@@ -132,7 +132,7 @@ def _readings(
         Reading(
             loader,
             phase,
-            twin.eval_step.prepare,
+            twin.prepare,
             n_batches,
             handles_nan=handles_nan,
             loss=loss,

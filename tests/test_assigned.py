@@ -1,0 +1,126 @@
+"""What is assigned to a learner, between fits and within one: it counts, or it is refused."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn, optim
+from torch.nn import functional as F
+
+from ignite_trainer import Callback, Checkpoint
+from tests.tiny import blobs, mlp, ready, same_state, seeded_learner
+
+
+def by_one_epoch(learn):
+    learn.one_epoch(train=True)
+
+
+def by_one_batch(learn):
+    learn.model.train()
+    learn.batch = ready()[0]
+    learn.one_batch()
+
+
+def by_its_engine(learn):
+    learn.trainer.run(ready(), max_epochs=1)
+
+
+WAYS = pytest.mark.parametrize("way", [by_one_epoch, by_one_batch, by_its_engine])
+
+
+@WAYS
+def test_model_when_assigned_after_a_fit_then_it_is_the_one_that_is_trained_without_fit_too(way):
+    learn, reference = seeded_learner(), seeded_learner()
+    learn.fit(1)
+    torch.manual_seed(1)
+    learn.model = mlp()
+    before = {name: value.clone() for name, value in learn.model.state_dict().items()}
+    reference.model.load_state_dict(before)
+    for each in (learn, reference):
+        way(each)
+    assert not same_state(before, learn.model.state_dict())
+    assert same_state(reference.model.state_dict(), learn.model.state_dict())
+
+
+@WAYS
+def test_model_when_assigned_beside_an_optimizer_of_another_then_is_refused_without_fit_too(way):
+    model = mlp()
+    learn = seeded_learner(model=model, optimizer=optim.SGD(model.parameters(), 0.1))
+    learn.model = mlp()
+    with pytest.raises(
+        ValueError, match=r"^optimizer moves the model's parameters; 4 of its tensors are not among those"
+    ):
+        way(learn)
+
+
+def test_one_batch_when_in_evaluation_then_makes_no_optimizer():
+    learn = seeded_learner()
+    learn.model.eval()
+    learn.batch = ready()[0]
+    learn.one_batch()
+    assert learn.opt is None
+
+
+class AtEpoch1(Callback):
+    """Assigns something to the learner when the second epoch of training begins."""
+
+    def __init__(self, **values):
+        self.values = values
+
+    def before_epoch(self, learn):
+        if learn.engine.training and learn.epoch == 1:
+            for name, value in self.values.items():
+                setattr(learn, name, value)
+
+
+def test_loss_when_assigned_within_a_fit_then_epochs_and_windows_are_weighed_by_its_rule():
+    x, y = blobs(40)
+    heavy = nn.CrossEntropyLoss(weight=torch.tensor([10.0, 0.1, 0.1]))
+    learn = seeded_learner([AtEpoch1(loss_func=heavy)], data=(ready(), None), accumulate=4)
+    model = mlp()
+    model.load_state_dict(learn.model.state_dict())
+    learn.fit(2)
+    opt, losses = optim.SGD(model.parameters(), 0.1), []
+    for loss_func in (F.cross_entropy, heavy):
+        loss = loss_func(model(x), y)
+        loss.backward()
+        opt.step()
+        opt.zero_grad()
+        losses.append(loss.item())
+    # sums of four batches and of one, in float32
+    assert [row["train_loss"] for row in learn.history] == pytest.approx(losses, rel=1e-6)
+    for ours, theirs in zip(learn.model.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["model", "dls", "lr", "cbs"])
+def test_part_when_assigned_within_a_fit_then_is_refused_with_a_way_out(name):
+    learn = seeded_learner()
+    learn.cbs = [AtEpoch1(**{name: getattr(learn, name)})]
+    with pytest.raises(RuntimeError, match=f"^learn.{name} is assigned between fits, and one is running: "):
+        learn.fit(2)
+
+
+def test_cbs_when_no_list_is_assigned_then_is_refused_at_once():
+    with pytest.raises(TypeError, match=r"^cbs is a list of callbacks; got a AtEpoch1: put it into a list$"):
+        seeded_learner().cbs = AtEpoch1()
+
+
+def test_lr_when_a_number_of_numpy_is_assigned_then_checkpoints_take_it(tmp_path):
+    learn = seeded_learner([Checkpoint()], folder=tmp_path)
+    learn.lr = np.float64(0.05)
+    learn.fit(1)
+    assert type(learn.lr) is float
+    assert learn.history[0]["lr"] == 0.05
+
+
+def test_evaluate_when_called_by_a_callback_then_the_first_batch_of_its_loader_is_looked_at():
+    x, _ = blobs(8)
+    good, bad = [(x, torch.zeros(8, 1))], [(x, torch.zeros(8))]
+
+    class Evaluate(Callback):
+        def after_validate(self, learn):
+            learn.evaluate(bad)
+
+    learn = seeded_learner([Evaluate()], model=nn.Linear(6, 1), data=(good, good), loss_func=nn.MSELoss())
+    with pytest.raises(ValueError, match=r"the first validation batch has \(8, 1\) against \(8,\)"):
+        learn.fit(1)
