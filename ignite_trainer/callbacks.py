@@ -51,9 +51,9 @@ class Callback:
                 raise TypeError(f"{cls.__name__}.{name} is not a callback point; did you mean {point}?")
 
     def _leave_out(self, *points: str) -> None:
-        """Have this package's hooks at these points called no longer, which costs something for each batch.
+        """Stop calling this package's own methods at these points, as each call costs something for each batch.
 
-        What a subclass has at them is called all the same.
+        A method that a subclass defines there is still called.
         """
         owners = {point: next(kind for kind in type(self).__mro__ if point in vars(kind)) for point in points}
         ours = {point for point, owner in owners.items() if owner.__module__.startswith(f"{__package__}.")}
@@ -151,14 +151,14 @@ class Dispatcher:
 
 
 def warn_of_uncalled(cbs: Iterable[Any], called: set[str]) -> None:
-    """After a fit with a step of one's own: callbacks that have waited for points within ``TrainStep``.
+    """After a fit with a user's own step, warn of callbacks that have waited for points which ``TrainStep`` calls.
 
     Args:
         cbs: the callbacks.
         called: the points that the step has called itself.
 
     Warns:
-        UserWarning: one that has nothing else to do for a batch.
+        UserWarning: a callback that has nothing else to do for a batch.
     """
     for cb in cbs:
         unheard = [point for point in ("after_backward", "after_step") if has_point(cb, point) and point not in called]
@@ -175,7 +175,7 @@ def has_point(cb: Any, name: str) -> bool:
 
 
 def _refuse_what_goes_elsewhere(cb: Any) -> None:
-    """Things that a fit would never call; objects that have points of one's own alone are no such things."""
+    """Refuse things that a fit would never call; an object whose only points are custom ones is let through."""
     kind = type(cb)
     if isinstance(cb, LRScheduler):
         raise TypeError(

@@ -1,8 +1,8 @@
 """The Ignite engine whose handlers may cancel the batch, the epoch or the fit.
 
-Every private name of Ignite that the package touches stands in this file: ``_fire_event``, ``_compare_handlers``,
-``_is_done``, ``_get_data_length``, ``_event_handlers`` (pinned by ``tests/test_engines.py``); but for the mark of a
-filtered handler, ``_parent``, which ``handler_calls.py`` looks for.
+All private names of Ignite that the package touches are in this file: ``_fire_event``, ``_compare_handlers``,
+``_is_done``, ``_get_data_length``, ``_event_handlers`` (pinned by ``tests/test_engines.py``). The one exception is the
+mark of a filtered handler, ``_parent``, which ``handler_calls.py`` looks for.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ def _no_errors(record: logging.LogRecord) -> bool:
 class CancellableEngine(Engine):
     """An Ignite ``Engine`` in which callbacks and handlers may cancel the batch, the epoch or the fit.
 
-    It runs a step on each batch of a loader, epoch after epoch. Where a handler raises a ``Cancel…Exception``, the
-    engine catches it and keeps the rest of what was cancelled silent. Each epoch ends with its
-    loader, whatever its length. ``run`` after any ending is as clean as the first.
+    It runs a step on each batch of a loader, epoch after epoch. When a handler raises a ``Cancel…Exception``, the
+    engine catches it and calls no handlers for the rest of what was cancelled. An epoch ends when its loader does,
+    whatever its length. However a run ends, the next ``run`` starts afresh.
 
     Args:
         step: called with ``loop`` for each batch; what it returns is ``state.output``.
-        loop: what the step works on: the learner, or a ``Loop``; gets ``engine`` and ``batch``.
-        training: a trainer (with gradients), or an evaluator, whose run is one epoch without gradients.
+        loop: what the step works on: the learner, or a ``Loop``, whose ``engine`` has to be set to this engine.
+        training: True for a trainer; False for an evaluator, whose run is one epoch without gradients.
         ranks: a ``Ranks`` where the run has several processes.
 
     Attributes:
@@ -121,13 +121,13 @@ class CancellableEngine(Engine):
 
         Args:
             data: an iterable of batches, with or without ``len``, or a function that returns one for each epoch.
-            max_epochs: how often to go through it.
-            max_iters: or how many batches in all.
-            epoch_length: batches an epoch; the loader then goes round, as Ignite has it.
+            max_epochs: the number of epochs.
+            max_iters: the number of batches in all, instead of ``max_epochs``.
+            epoch_length: batches in an epoch; a loader that ends earlier is begun again, as in Ignite.
 
         Raises:
             TypeError: ``data`` cannot be iterated, or only once and there are several epochs.
-            ValueError: ``data`` is empty, or its ``len`` is not true.
+            ValueError: ``data`` is empty, or gives more batches than its ``len`` says.
             RuntimeError: this engine is running already.
         """
         if self._epochs is not None:
@@ -403,7 +403,7 @@ class CancellableEngine(Engine):
             self.set_data(self._epochs)
 
     def open_loader(self, epochs: Epochs) -> Iterator[Any]:
-        """The batches of the epoch that begins; ``opener``, where there is one, opens this one in its way, once."""
+        """The batches of the epoch that begins; an ``opener``, if there is one, makes its iterator, this once."""
         opener, self.opener = self.opener, None
         if self.before_loader is not None:
             self.before_loader(epochs.loader)

@@ -30,8 +30,9 @@ _END = object()
 class Epochs:
     """A loader as an engine reads it, one epoch at a time, just as a plain ``for`` would.
 
-    ``iter(loader)`` waits for the first batch, and the loader's own end is reached: random generators move at both.
-    Ignite 0.5.5 begins a loader anew when it ends early, cuts it when its length grows, and stops one ``next`` short.
+    ``iter(loader)`` is not called before the first batch is needed, and the loader's own end is reached, as both move
+    the random generators. Ignite 0.5.5 begins a loader anew when it ends early, cuts it when its length grows, and
+    stops one ``next`` short.
     """
 
     def __init__(self, engine: Any, loader: Any, *, whole: bool):
@@ -99,15 +100,15 @@ class Epochs:
 
 
 def batches_of(loader: Any) -> Iterator[Any]:
-    """An epoch of a loader: of itself, or, where it is a function, of what that returns."""
+    """An iterator over one epoch of a loader; of a function, over what it returns."""
     return iter(loader() if is_function(loader) else loader)
 
 
 def rereadable(loader: Any) -> Any:
-    """A loader to read beside a fit or before one, of which the loader itself notices nothing that is not put back.
+    """A loader to read before or during a fit, without a trace in the loader itself.
 
-    A stock ``DataLoader`` that keeps its workers, or one within a ``SampleLoader``, would keep these too, with their
-    random states, and begins anew with them while others go through it: a copy of it is read.
+    A stock ``DataLoader`` that keeps its workers, alone or within a ``SampleLoader``, would use these workers and their
+    random states, and restart them while the fit still iterates over them: so a copy of it is returned.
     """
     if isinstance(loader, DataLoader):
         other = copy.copy(loader)

@@ -71,11 +71,11 @@ POINTS: dict[str, Point] = {
     "after_fit": Point(Events.COMPLETED, Scope.FIT, False),
     "cleanup_fit": Point(None, Scope.FIT, False),
 }
-"""Each point of a callback, in the order in which a fit comes by. Source: fastai's points, Ignite's events."""
+"""All points of callbacks, in the order in which a fit reaches them. Source: fastai's points, Ignite's events."""
 
 
 class CancelException(Exception):
-    """What the three cancels have in common; raise one of those."""
+    """The base class of the three cancel exceptions; raise one of those."""
 
     scope: ClassVar[Scope]
 

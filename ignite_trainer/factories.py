@@ -30,9 +30,9 @@ def create_trainer(
 ) -> CancellableEngine:
     """An engine that trains a model, for people with Ignite handlers of their own and no learner.
 
-    As ``ignite.engine.create_supervised_trainer``; besides, its handlers may cancel, ``TrainEvents`` are fired, windows
-    of several batches are exact, and the model is put into training mode once an epoch. ``state.output`` is the
-    detached loss.
+    Like ``ignite.engine.create_supervised_trainer``, but its handlers may cancel, ``TrainEvents`` are fired, steps over
+    several batches (``accumulate``) are exact, and the model is put into training mode once an epoch.
+    ``state.output`` is the detached loss.
 
     Args:
         model: moved to ``device``.

@@ -140,13 +140,13 @@ def check_loss(loss: Any) -> None:
 
 
 def check_broadcast(loss_func: Any, preds: Any, y: Any, loss: Tensor, phase: str, called: str = "the loss") -> None:
-    """Refuse a loss of one's own, or a metric, that has broadcast predictions and targets, all against all.
+    """Refuse a user's own loss, or a metric, that has broadcast predictions and targets, all against all.
 
-    Seen by a copy of it, which is given the predictions in the shape of the targets: a loss that lines them up itself
-    comes to the same then, or fails.
+    To see that, a copy of it is given the predictions in the shape of the targets: a loss that aligns the two itself
+    gives the same value then, or fails.
 
     Raises:
-        ValueError: it comes to something else.
+        ValueError: it gives another value.
     """
     if not isinstance(preds, Tensor) or not isinstance(y, Tensor) or not _may_broadcast(preds, y):
         return
@@ -211,7 +211,7 @@ def _is_elementwise(loss_func: Any) -> bool:
 
 
 def _may_broadcast(preds: Tensor, y: Tensor) -> bool:
-    """As many elements in another shape, and shapes that torch lines up: fine for a loss that does so itself."""
+    """Whether the shapes differ, with as many elements, and broadcast: fine for a loss that aligns them itself."""
     if preds.shape == y.shape or preds.numel() != y.numel() or preds.numel() < 2:
         return False
     try:

@@ -20,8 +20,8 @@ class GradientWindow:
     """Gathers the gradients of some batches for one optimizer step, scaled and clipped as asked for.
 
     With several batches the step equals that of one large batch: each loss is weighted by its number of samples n, and
-    the sum of the gradients divided by Σ n. A window is so many batches that were not cancelled; it never crosses an
-    epoch: at the epoch's end an open one is stepped, a cut epoch drops it.
+    the sum of the gradients is divided by Σ n. A window holds ``n_batches`` batches that were not cancelled, all of one
+    epoch: one that is open at the epoch's end is stepped; a cancelled epoch drops it.
 
     Args:
         n_batches: batches in a window, at least 1.
@@ -39,7 +39,7 @@ class GradientWindow:
         self.reset()
 
     def begin_fit(self) -> None:
-        """Forget what a fit before has left: one that raised between unscaling and step leaves its scaler so."""
+        """Forget what an earlier fit has left: one that raised after unscaling leaves its scaler in that state."""
         self.scaler = copy.deepcopy(self._new_scaler)
         self.reset()
 
@@ -59,7 +59,7 @@ class GradientWindow:
         return loss if self.scaler is None else self.scaler.scale(loss)
 
     def step(self, loop: Any) -> bool:
-        """Count the batch whose gradients are there; move the weights if the window is full. Whether they moved."""
+        """Count the batch whose backward is done; move the weights if the window is full. Returns whether it did."""
         self._kept = None
         self.done, self.n = self.done + 1, self.n + self._n_next  # type: ignore[assignment]
         return self.done == self.n_batches and self._move(loop)

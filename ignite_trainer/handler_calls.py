@@ -20,10 +20,10 @@ _SCOPES: dict[Any, Scope] = {row.event: row.scope for row in POINTS.values() if 
 
 
 class always:  # noqa: N801  reads as a word: add_event_handler(event, always(handler))
-    """A handler that runs even where the other handlers of its event are skipped, and that may not cancel itself.
+    """A handler that runs even where a cancel skips the other handlers of its event; it may not cancel itself.
 
-    A cancelled batch still fires its events. A cancelled epoch or fit is left: its EPOCH_COMPLETED and its COMPLETED
-    are fired for nobody.
+    After a cancel in a batch its ITERATION_COMPLETED is still fired, for such handlers only. After a cancelled epoch or
+    fit, EPOCH_COMPLETED or COMPLETED is not fired at all.
 
     >>> from torch import nn
     >>> from ignite_trainer import create_evaluator
@@ -69,7 +69,7 @@ class HandlerCalls:
         return scope if self.training else min(scope, Scope.EPOCH)
 
     def add(self, event: Any, call: Call) -> None:
-        """Call it after all that is there at this event, this time already if the event is being fired."""
+        """Append a call to an event; if the event is being fired, it is called this time already."""
         calls = self.at[name_of(event)]
         calls.insert(len(calls) - (name_of(event) in self._with_last), call)
 
@@ -84,7 +84,7 @@ class HandlerCalls:
         self.add(event, call)
 
     def remove(self, event: Any, handler: Any) -> None:
-        """Call a handler no longer, from the next time on: the list that is gone through now stays as it is."""
+        """Remove a handler; if its event is being fired, from the next time on, as the list in use stays as it is."""
         name = name_of(event)
         self.at[name] = [call for call in self.at[name] if unfiltered(call.handler) != unfiltered(handler)]
 

@@ -46,17 +46,17 @@ __all__ = ["Learner"]
 class Learner:
     """A model, its data, a loss and an optimizer, trained by two Ignite engines, ``trainer`` and ``evaluator``.
 
-    Callbacks and native handlers meet at the points of ``POINTS``; validation hangs on the trainer's EPOCH_COMPLETED.
-    Given the same loaders and seeds, ``fit`` gives the weights, the validation loss and the state of the random
-    generators of the loop written by hand, bit for bit.
+    Callbacks and native handlers are called at the points of ``POINTS``; validation is attached to the trainer's
+    EPOCH_COMPLETED. With the same loaders and seeds, ``fit`` gives the same weights, validation loss and states of the
+    random generators as the loop written by hand, bit for bit.
 
     Args:
-        model: moved to ``device`` at once. One that ``torch.compile`` has made is called as it is, and saved without
-            its prefix.
+        model: moved to ``device`` at once. One that ``torch.compile`` returned is called as it is, and saved without
+            the prefix ``_orig_mod.``.
         dls: ``DataLoaders(train, valid)``, a pair, or an object with ``train`` and ``valid``; ``valid`` may be None.
             A loader is an iterable of batches ``(x, y)``, or a function that returns one for each epoch.
-        loss_func: (preds, y) → a 0-d tensor, its mean over the batch; see ``loss_size``. A module's tensors, such as
-            class weights, are moved to ``device``.
+        loss_func: (preds, y) → a 0-d tensor, the mean loss over the batch; see ``loss_size``. If it is a module, its
+            tensors, such as class weights, are moved to ``device``.
         lr: learning rate, given to ``opt_func``.
         cbs: callbacks.
         opt_func: (parameters, lr) → an optimizer, anything with ``step`` and ``zero_grad``; made anew at every fit.
@@ -71,9 +71,9 @@ class Learner:
         clip_norm: the largest total norm of the gradients of a step; None: any.
         compile: call the model through ``torch.compile``; the first batches then take a while.
         prepare_batch: a batch of the loader → ``(x, y)``.
-        step: a training step of one's own, called with the learner (see ``TrainStep``).
-        loss_size: (preds, y) → how many samples a batch's loss stands for; None: known for cross-entropy and NLL, else
-            the first dimension of y.
+        step: your own training step, called with the learner (see ``TrainStep``).
+        loss_size: (preds, y) → how many samples the loss of a batch counts for; None: found by itself for cross-entropy
+            and NLL, else the first dimension of y.
         folder: where handlers write; None: ``runs/YYYYmmdd-HHMMSS``, if one does.
 
     Between fits ``model``, ``dls``, ``loss_func``, ``lr``, ``cbs`` and ``opt_func`` may be assigned, and the next fit
@@ -97,7 +97,7 @@ class Learner:
     Raises:
         ValueError: neither lr nor optimizer, or both; an optimizer over other tensors; an unknown device.
         TypeError: ``model``, ``dls``, ``loss_func``, ``opt_func``, ``optimizer``, ``lr``, ``cbs`` or a
-            metric is of another kind.
+            metric is of the wrong kind.
 
     Warns:
         UserWarning: a loss that sums over the batch, or has parameters that are not the model's.
@@ -217,10 +217,10 @@ class Learner:
 
     @property
     def model(self) -> nn.Module:
-        """The model, on the learner's device; another one that is assigned is moved there.
+        """The model, on the learner's device; a model that is assigned is moved there.
 
-        Of one that ``torch.compile`` has made it is the model within, whose state has plain names; what is called is
-        the compiled one, but in trials, and until another model is assigned, be it the one within.
+        For a model that ``torch.compile`` returned, this is the module inside it, whose state has plain names. The
+        compiled one is called, except in trials, until another model is assigned, which may be the module inside.
         """
         return self._model
 
@@ -342,9 +342,9 @@ class Learner:
         return dict(self.results)
 
     def evaluate(self, dl: Any = None) -> dict[str, float]:
-        """Mean loss and metrics over a loader, without gradients; every submodule gets its mode back.
+        """Mean loss and metrics over a loader, without gradients; the mode of every submodule is restored.
 
-        Only the evaluator's points and handlers are called. The loader's place and the random generators are as before.
+        Only the evaluator's points and handlers are called. The loader's place and the random generators are put back.
 
         Args:
             dl: None: the validation loader.
@@ -390,7 +390,7 @@ class Learner:
             self.run_evaluator(self._loader_to_evaluate(None))
 
     def one_batch(self) -> None:
-        """The step on ``learn.batch``, in the phase of ``learn.model.training``; cancels escape."""
+        """Run one step on ``learn.batch``, in the phase that ``learn.model.training`` says; cancels escape."""
         if self.opt is None and self.model.training:
             self.opt = self._make_optimizer()
             self.share_model()
@@ -421,12 +421,12 @@ class Learner:
         run_cbs(self.cbs, method_name, self)
 
     def save(self, path: str | Path) -> None:
-        """Write the model's weights and buffers as safetensors; tied ones once.
+        """Write the model's weights and buffers as safetensors; tied weights are written once.
 
         Of several ranks, rank 0 writes, and all of them have to call it.
 
         Raises:
-            ValueError: the name of a file of ``torch.save``, which reads no safetensors.
+            ValueError: a name that ends in .pt, .pth or .ckpt, as files of ``torch.save`` do.
         """
         if Path(path).suffix in (".pt", ".pth", ".ckpt"):
             raise ValueError(
@@ -437,7 +437,7 @@ class Learner:
         on_main(lambda: save_weights(self.model, path))
 
     def load(self, path: str | Path) -> None:
-        """Fill the model with the weights of ``save`` or of a checkpoint: every tensor, or, where one misfits, none."""
+        """Load the weights that ``save`` wrote, or those of a checkpoint: all tensors, or none if one does not fit."""
         load_weights(self.model, path)
 
     def export(
@@ -578,7 +578,7 @@ class Learner:
         return self.valid_dl if dl is None else dl
 
     def _beside(self, dl: Any) -> Any:
-        """A loader to go through now; one that is being gone through, whose workers may live on, is left alone."""
+        """The loader to iterate now: a copy, if it is being iterated already, since its workers may live on."""
         return rereadable(dl) if any(dl is engine.loader for engine in (self.trainer, self.evaluator)) else dl
 
     def _first_input(self) -> Any:
@@ -595,7 +595,7 @@ class Learner:
         return autocast_for(self.precision, self.device) or nullcontext()
 
     def _meet(self, call: str) -> None:
-        """Where ranks do something together that a callback asks for, each has to come to it.
+        """Where a callback makes a call that all ranks have to make together, check that every rank makes it.
 
         Raises:
             RuntimeError: one does not, as it has no sample of the batch or has cancelled it.

@@ -59,12 +59,12 @@ class LRSweep(NamedTuple):
 class LRFinder:
     """Trains for some steps with a rate that grows from tiny to huge, and suggests one; nothing of it remains.
 
-    Model, optimizer, loaders, random generators and the learner are afterwards as they were, also after an exception.
-    The learner's own callbacks and handlers take no part. It starts from the weights and, where one was given, the
-    optimizer as they are. The loader is gone through as often as the steps need.
+    Model, optimizer, loaders, random generators and the learner are put back as they were, also after an exception. The
+    learner's own callbacks and handlers take no part. It starts from the present weights and, if the learner was given
+    an optimizer, from that one's state. The loader is read again as often as the steps need.
 
     Args:
-        learn: a learner that is not in a fit; what a step of its own moves besides ``learn.opt`` is not put back.
+        learn: a learner that is not in a fit; what its own ``step`` moves besides ``learn.opt`` is not put back.
         start_lr: the first rate, of the first parameter group; the others keep their ratio to it.
         end_lr: the last rate, if the loss has not exploded before.
         n_steps: optimizer steps, at least 10.

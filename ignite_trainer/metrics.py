@@ -54,11 +54,11 @@ class Ratio(Metric):
 
 
 class WeightedMean(Ratio):
-    """Σ value·n / Σ n in float64: on the host for values on the CPU, else on their device, read once, at the end.
+    """Σ value·n / Σ n in float64. Values on the CPU are summed on the host, others on their device, read at the end.
 
-    A device's numbers are added up 64 at a time: to start a kernel takes the host 5 to 20 µs, and six for each batch
-    were a tenth of a small model's step. On mps, which has no float64, the sum is a float32 and beside it what its
-    additions have rounded off.
+    A device's numbers are added up 64 at a time, because starting a kernel takes the host 5 to 20 µs, and six for each
+    batch were a tenth of a small model's step. mps has no float64: there the sum is a float32, and what its additions
+    round off is kept in a second one.
     """
 
     def reset(self) -> None:
@@ -96,7 +96,7 @@ class WeightedMean(Ratio):
             self._later = []
 
     def _added_up(self) -> tuple[float | Tensor, float | Tensor]:
-        """Σ value·n and Σ n with those that are kept; they stay, so that looking at a mean changes no bit of it."""
+        """Σ value·n and Σ n including the kept batches, which stay kept: so looking at a mean changes no bit of it."""
         total, n_samples = self._total, self._n
         for n, batches in groupby(self._later, lambda batch: None if isinstance(batch[1], Tensor) else batch[1]):
             values, sizes = zip(*batches, strict=True)
@@ -178,10 +178,10 @@ class Accuracy(Ratio):
     ``update`` takes ``(preds, y)``: scores (N, classes, ...) and class numbers (N, ...). NaN where no batch was seen.
 
     Args:
-        ignore_index: a label that is not counted, such as a loss ignores; None: all are.
+        ignore_index: a label that is not counted, such as the one that the loss ignores; None: all are counted.
 
     Raises:
-        ValueError: on ``update``, where y are no class numbers that fit the predictions.
+        ValueError: on ``update``, if ``y`` does not hold class numbers that fit the predictions.
 
     >>> metric = Accuracy()
     >>> metric.update((torch.tensor([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]]), torch.tensor([1, 1, 1])))

@@ -21,7 +21,8 @@ def param_groups(
     """The model's trainable parameters as groups for an optimizer, each parameter in exactly one.
 
     Biases and norms are never decayed, nor is anything else with fewer than two dimensions. Frozen parameters
-    (``requires_grad`` False) are left out; one that several modules share is there once, and goes by all its names.
+    (``requires_grad`` False) are left out; one that several modules share is listed once, and any of its names may be
+    used in ``overrides``.
 
     Args:
         model: the groups hold its parameters themselves.

@@ -40,11 +40,11 @@ class OverfitLosses(NamedTuple):
 class OverfitBatch:
     """Trains on one batch for some steps, to see whether it can be learnt at all; nothing of it remains.
 
-    Model, optimizer, loaders, random generators and the learner are afterwards as they were, also after an exception.
-    The learner's own callbacks and handlers take no part.
+    Model, optimizer, loaders, random generators and the learner are put back as they were, also after an exception. The
+    learner's own callbacks and handlers take no part.
 
     Args:
-        learn: a learner that is not in a fit; what a step of its own moves besides ``learn.opt`` is not put back.
+        learn: a learner that is not in a fit; what its own ``step`` moves besides ``learn.opt`` is not put back.
         n_steps: optimizer steps, at least 1.
         batch: as the loader gives it; None: the training loader's first.
         lr: of the first parameter group, the others keep their ratio to it; None: the learner's own.

@@ -19,11 +19,11 @@ class RankWindow(GradientWindow):
     """A ``GradientWindow`` whose batches are spread over ranks: Σ gradients·n of all ranks, divided by their Σ n.
 
     So the step equals that of one process on the same global batches up to float rounding, whatever the shares. Every
-    rank comes to the end of every batch, by ``step`` or by ``pass_over``; a batch that was cancelled on one rank, or of
-    which it has no sample, counts there for nothing. One that was cancelled on all of them is not counted.
+    rank comes to the end of every batch, by ``step`` or by ``pass_over``. A batch that was cancelled on one rank, or of
+    which it has no sample, adds nothing there; a batch that was cancelled on all ranks is not counted.
 
-    There is no ``DistributedDataParallel`` beneath: it averages over ranks, not samples, and waits for ever where ranks
-    run different numbers of backwards.
+    ``DistributedDataParallel`` is not used: it averages over ranks, not samples, and waits for ever where ranks run
+    different numbers of backwards.
 
     Args:
         n_batches, size, clip_norm, scaler: as for ``GradientWindow``.
@@ -41,7 +41,7 @@ class RankWindow(GradientWindow):
         self._anywhere: list[float] | None = None
 
     def step(self, loop: Any) -> bool:
-        """Count the batch whose gradients are there; move the weights if the window is full. Whether they moved."""
+        """Count the batch whose backward is done; move the weights if the window is full. Returns whether it did."""
         return self._close_batch(loop, counts=True)
 
     def pass_over(self, loop: Any) -> None:

@@ -43,18 +43,19 @@ _AGREED_AFTER = {
 class Ranks:
     """The ranks of a learner's run, seen from one of them; a learner in a single process has none.
 
-    Callbacks and handlers run on every rank and may cancel, stop or raise on one alone. A cancelled batch stays that
-    rank's own affair. A wider cancel, a stop or a request is told to the others at the next *agreement*, one small
-    reduction on the CPU: in the step of each batch, when its handlers have run, and at the ends of epochs. Until then
-    the rank goes on in silence, so that all ranks always come to the same agreements in the same order.
+    Callbacks and handlers run on every rank and may cancel, stop or raise on one of them alone. A cancelled batch
+    concerns that rank only. A cancelled epoch or fit, a stop or a request reaches the others at the next *agreement*,
+    one small reduction on the CPU: in the step of each batch, when its handlers have run, and at the ends of epochs.
+    After a cancel the rank goes on until then, without calling handlers, so that all ranks always come to the same
+    agreements in the same order.
 
     Args:
         learn: the Learner.
 
     Attributes:
         rank, world: this process, from 0, and the number of processes.
-        polls: questions by name, asked at every agreement, the same on all ranks: yes on any is an answer for all.
-        asked: those that were answered with yes so far, the same on all ranks.
+        polls: functions by name, the same on all ranks, called at every agreement: True on one rank counts for all.
+        asked: the names of those that were True so far, the same on all ranks.
         stopped_by: the rank whose ``learn.stop`` ended the fit; None: none did.
     """
 

@@ -24,12 +24,12 @@ WALL_CLOCK = ("seconds", "time/samples_per_second")
 
 
 def snapshot(learn: Any, *, done: bool = False, of_all_ranks: bool = True) -> dict[str, Any]:
-    """All that a fit is after the batch, or the epoch, that has just ended: plain data for ``weights_only`` loading.
+    """The state of a fit after the batch, or the epoch, that has just ended: plain data for ``weights_only`` loading.
 
     Args:
         learn: a Learner in a fit, between two optimizer steps.
         done: the fit is over; to run it again trains nothing.
-        of_all_ranks: with what every rank has of its own; all of them have to call it. False: of this rank alone.
+        of_all_ranks: True: with each rank's own parts, and every rank has to call it; False: of this rank alone.
     """
     state = _snapshot(learn, done)
     if of_all_ranks and learn.ranks is not None:
@@ -114,10 +114,10 @@ class Resumption:
         learn.trainer.before_loader = self._remember_epoch_start
 
     def find(self, resume: bool | str | Path) -> tuple[dict[str, Any], Path] | None:
-        """The state to go on from, this rank's, and its file, if asked for; None: the fit begins anew.
+        """This rank's state to resume from, and its file; None: the fit starts afresh.
 
         Args:
-            resume: False: none; True: the newest of the run's folder; or a path.
+            resume: False: do not resume; True: from the newest checkpoint of the run's folder; or a path.
 
         Raises:
             TypeError: ``resume`` is something else.
@@ -147,7 +147,7 @@ class Resumption:
         return state_of_rank(state, rank(), world_size()), path
 
     def begin(self, found: tuple[dict[str, Any], Path] | None) -> tuple[int, int]:
-        """Begin with what was found; the epochs and iterations that are done."""
+        """Begin with what was found; returns how many epochs and iterations are done already."""
         learn = self.learn
         self._state, learn.resumed_from = found or (None, None)
         if self._state is None:
@@ -175,7 +175,7 @@ class Resumption:
 
 
 class MidEpoch:
-    """Where to go on in an epoch that was cut: the batches that were done are sought past, or read and left.
+    """How to continue in an epoch that was interrupted: the batches that were done are skipped, or read and dropped.
 
     Args:
         learn: the Learner.

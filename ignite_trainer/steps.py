@@ -227,7 +227,7 @@ def as_pair(batch: Any, giver: str = "the loader") -> tuple[Any, Any]:
 
 
 def on_device(batch: Any, device: torch.device) -> Any:
-    """The same nest of tuples, lists and dicts with every tensor on the device, and what else has a ``to``."""
+    """The same nest of tuples, lists and dicts, with its tensors and whatever else has a ``to`` on the device."""
 
     def moved(part: Any) -> Any:
         if isinstance(part, (Tensor, PackedSequence)):

@@ -19,8 +19,8 @@ __all__ = ["Validation"]
 class Validation:
     """Runs the evaluator when the trainer's epoch is over, adds the epoch's row to the history, then fires VALIDATED.
 
-    It is attached to the trainer's EPOCH_COMPLETED, after the callbacks and before everybody else's handlers; they see
-    the validation's results. VALIDATED comes once they have run.
+    It is attached to the trainer's EPOCH_COMPLETED, after the callbacks and before users' handlers, which therefore see
+    the validation's results. VALIDATED is fired after those handlers.
 
     Args:
         learn: the Learner.
@@ -54,7 +54,7 @@ class Validation:
             self._due = True
 
     def run_after_cut(self, iter_counter: int) -> None:
-        """A training epoch that was cut short is validated too; without EPOCH_COMPLETED to come, VALIDATED is now."""
+        """Validate an epoch that was cut short too; as no EPOCH_COMPLETED follows, VALIDATED is fired at once."""
         if self.learn.trainer.should_terminate_single_epoch == "skip_epoch_completed":
             self.run()
             self.announce()

@@ -19,14 +19,14 @@ _BITS_16 = 2**16 - 1
 
 
 class CSVImages(Dataset[tuple[Any, int]]):  # Any: what the transform makes of an image
-    """Images and labels that a CSV file names; an image is read when it is asked for.
+    """Images and labels that are listed in a CSV file; an image is read when it is asked for.
 
-    Labels are class numbers, or names, which are numbered in sorted order. The first row is taken as a header if its
-    file does not exist and its name does not end like an image's. At construction the whole table is
+    Labels are class numbers, or names, which are numbered in sorted order. The first row is taken as a header if the
+    file that it names does not exist and that name does not end like an image's. At construction the whole table is
     checked, and whether the files exist; their contents are checked when they are read.
 
-    Grey images stay grey: of 8 bits PIL mode ``L``, of 16 bits mode ``F`` from 0 to 1, so that ``ToTensor`` gives both
-    from 0 to 1 with all their bits. All others become ``RGB``; transparency is dropped.
+    Grey images stay grey: those of 8 bits in PIL's mode ``L``, those of 16 bits in mode ``F`` from 0 to 1, so that
+    ``ToTensor`` gives both from 0 to 1 with all their bits. All others become ``RGB``; transparency is dropped.
 
     Args:
         csv_file: the table, UTF-8, commas; blank lines count for nothing.

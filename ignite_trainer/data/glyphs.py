@@ -19,7 +19,7 @@ def glyphs(n: int, seed: int = 0) -> ImageTensors:
     As easy as MNIST, and the same everywhere: nothing is downloaded. Two seeds give a training and a test set.
 
     Args:
-        n: how many; the classes follow each other, so that they are equally frequent up to one.
+        n: how many; the classes take turns, so that their numbers of pictures differ by at most one.
         seed: of everything that is random.
 
     Returns:

@@ -14,14 +14,14 @@ from ..rng import hash_seed
 class BatchOrder:
     """The batches of every epoch as lists of indices, a ``batch_sampler`` for a stock ``DataLoader``.
 
-    The order of epoch e is a function of (seed, e): any epoch can be begun anywhere, and nothing is drawn from the
-    global generators. ``iter()`` gives the batches of the epoch last set, from the batch last set; it does not go on to
-    the next epoch by itself, because a DataLoader with workers calls it twice for one epoch.
+    The order of epoch e is a function of (seed, e): iteration can start anywhere in any epoch, and nothing is drawn
+    from the global generators. ``iter()`` gives the batches of the epoch last set, from the batch last set; it does not
+    move to the next epoch by itself, because a DataLoader with workers calls it twice for one epoch.
 
-    On ranks, batch b is one and the same global batch for any number of them, and each has a share of it: rank 0 the
-    first part, sizes differ by at most one. The shares are never padded. A rank whose share is empty has no batch
-    there, unless all ranks need equally many (training): then it gets the first sample of the global batch as a
-    *filler*, which the caller counts with weight 0.
+    Batch b is the same global batch for any number of ranks, and each rank has a share of it, rank 0 the first part;
+    their sizes differ by at most one. The shares are never padded. A rank whose share is empty has no batch there,
+    unless all ranks need equally many (training): then it gets the first sample of the global batch as a *filler*,
+    which the caller counts with weight 0.
 
     Args:
         n_samples: the length of the dataset, at least 1.

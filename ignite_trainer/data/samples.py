@@ -29,9 +29,10 @@ class SampleLoader(OrderedLoader):
     """Batches of any map-style dataset: torch's ``DataLoader`` on an order of our own.
 
     With ``seed_samples`` each sample is made with Python's, NumPy's and torch's CPU generators seeded from (seed,
-    epoch, index), and each batch is collated with them seeded from (seed, epoch, batch): the same augmentation for any
-    number of workers, from any place. The generators are put back after each batch. A generator that the dataset keeps
-    (NumPy's ``default_rng``) is out of reach: make it anew for each sample, seeded from ``torch.initial_seed()``.
+    epoch, index), and each batch is collated with them seeded from (seed, epoch, batch). So the augmentation is the
+    same for any number of workers and wherever an epoch is begun. The generators are put back after each batch. A
+    generator that the dataset keeps (NumPy's ``default_rng``) is not covered: make it anew for each sample, seeded from
+    ``torch.initial_seed()``.
 
     Args:
         dataset: anything with ``__len__`` and ``__getitem__`` for 0 to len - 1.
@@ -39,8 +40,8 @@ class SampleLoader(OrderedLoader):
         shuffle: a new order every epoch, a function of (seed, epoch).
         drop_last: leave out a last batch that is not full.
         seed: of the orders and of the samples.
-        seed_samples: False: samples draw from the generators as in a stock DataLoader, whose numbers depend on workers;
-            with workers, random samples then differ after a resume in mid-epoch.
+        seed_samples: False: samples draw from the generators as in a stock DataLoader, so their random numbers depend
+            on the number of workers; with workers, random samples then differ after a resume in mid-epoch.
         num_workers: processes that read ahead; 0: none. They ignore SIGINT and SIGUSR1, which the main process answers.
         collate_fn: makes a batch of a list of samples; None: torch's own.
         pin_memory, persistent_workers, worker_init_fn: as for torch's ``DataLoader``.

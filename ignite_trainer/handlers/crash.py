@@ -26,14 +26,14 @@ _BATCH_EVENTS = {event.name for event in _BATCH_POINTS.values()}
 
 
 class CrashReport(Callback):
-    """Writes ``folder/crash.pt`` when an exception leaves a batch or NaNGuard ends the fit; a Checkpoint brings it.
+    """Writes ``folder/crash.pt`` when an exception leaves a batch or NaNGuard ends the fit; a Checkpoint adds it.
 
-    ``ignite-trainer replay crash.pt my_job:make`` runs that batch again. The file has the batch, its samples' indices
-    where the loader is one of this package, weights, optimizer and callbacks' states, and torch's generators as they
-    were when the batch began; Python's and NumPy's are those of the crash, as it would take too long to note them for
-    each batch. The weights are those before the batch's step, unless ``step_taken``. After a forward pass batch norm's
-    statistics have this batch in them already; gradients of an open window, and what a metric has added up, are not
-    kept. Of several ranks the one that broke writes its share, rank 1 ``crash-rank1.pt``.
+    ``ignite-trainer replay crash.pt my_job:make`` runs that batch again. The file has the batch, the indices of its
+    samples if the loader is one of this package, weights, optimizer and callbacks' states, and torch's generators as
+    they were when the batch began. Python's and NumPy's are those at the failure, as it would take too long to note
+    them for each batch. The weights are those before the batch's step, unless ``step_taken``. After a forward pass,
+    batch norm's statistics include this batch already. Gradients of an open window, and what a metric has added up, are
+    not kept. Of several ranks the one that failed writes its share, rank 1 as ``crash-rank1.pt``.
 
     Args:
         folder: of the run; None: ``learn.folder``.

@@ -21,9 +21,9 @@ SUFFIX = ".ignite_trainer"  # so that files of a user's own SummaryWriter in the
 class EventFile:
     """One TensorBoard event file, written in the thread that calls, so that an error shows where it happens.
 
-    In every tag the steps strictly increase: what comes again at a step that the tag has, or before it, is dropped.
-    The first OSError closes the file with one warning in the log ``ignite_trainer``; all that follows is dropped, since
-    a run is worth more than its dashboard.
+    Within a tag the steps strictly increase: a value at or before the tag's last step is dropped. The first OSError
+    closes the file with one warning in the log ``ignite_trainer``, and all later values are dropped, since a run is
+    worth more than its dashboard.
 
     Args:
         folder: of the run, made if it is not there.

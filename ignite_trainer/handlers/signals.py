@@ -19,9 +19,9 @@ _WATCHED = ("SIGTERM", "SIGUSR1", "SIGINT")
 class SignalWatch:
     """Notes SIGTERM, SIGUSR1 and Ctrl-C instead of dying of them; a second Ctrl-C interrupts at once.
 
-    Under torchrun a Ctrl-C comes twice, from the terminal and from the launcher: that is one, if it is within a second.
-    Only in the main thread, where Python lets signals be handled; elsewhere nothing is watched. Several watches note
-    the same signals; the last that stops gives them back.
+    Under torchrun a Ctrl-C comes twice, from the terminal and from the launcher: two within a second count as one.
+    Signals are noted only in the main thread, where Python lets them be handled. Several watches may note the same
+    ones; when the last of them stops, the former handlers are put back.
     """
 
     _watching: ClassVar[list[SignalWatch]] = []

@@ -27,16 +27,16 @@ class TensorBoard(Callback):
 
     Every epoch: ``loss/train``, ``loss/valid``, ``<metric>/valid``, ``time/epoch``, ``time/samples_per_second``,
     confusion matrix, PR curves (both up to 20 classes), the worst predictions of the validation, histograms of the
-    weights. Every ``every_steps`` steps: ``loss/batch``, the mean since the last; ``norm/gradient_mean`` and ``_max``,
-    of the first and the middle one of those steps; ``lr/group0``, …. From the start: the values of the run as text and
-    as hparams, a chart of train over valid. The x axis is ``learn.step``. At the end ``report.png`` shows the same
-    numbers. What a model's data do not have, as a confusion matrix of a regression, is left out. Of several ranks,
-    rank 0 writes; ``loss/batch`` is that of its shares, all else is of all ranks.
+    weights. Every ``every_steps`` steps: ``loss/batch``, the mean since the last point; ``norm/gradient_mean`` and
+    ``norm/gradient_max``, over the first and the middle one of those steps; ``lr/group0``, …. From the start: the
+    values of the run as text and as hparams, a chart of train over valid. The x axis is ``learn.step``. At the end
+    ``report.png`` shows the same numbers. What does not apply to a job, as a confusion matrix to a regression, is left
+    out. Of several ranks, rank 0 writes; ``loss/batch`` covers its own shares, everything else all ranks.
 
-    Nothing of it changes a bit of the training. Batch losses and gradient norms stay on the device until they are
+    None of this changes a bit of the training. Batch losses and gradient norms stay on the device until they are
     written; the file is flushed at every write and closed however the fit ends. A disk that fails ends the dashboard
-    with one warning in the log, not the training. A fit that goes on from step s drops what was written after s; one
-    that starts in a folder with event files moves those into ``earlier-1``, as it does with the report.
+    with one warning in the log, not the training. A fit that resumes at step s drops what was written after s; one that
+    starts in a folder with event files moves those into ``earlier-1``, and the report with them.
 
     Args:
         folder: of the run; None: ``learn.folder``.

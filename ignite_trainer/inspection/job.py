@@ -36,10 +36,11 @@ def check(learn: Learner, *, n_batches: int = 2000) -> Inspection:
     labels, softmax and the loss at the start are checked for cross-entropy and NLL only. Your own callbacks take part
     as copies; this package's callbacks and native handlers take no part.
 
-    Facts: labels outside the outputs; NaN in the data, unless the job's loss on it is a number; the same image in
-    training and validation (bit for bit, as the loaders give it; of two ``TensorLoader`` before the transform; those
-    of one colour aside); a parameter that gets no gradient, frozen ones aside; softmax before cross-entropy; a model,
-    or a part of it that is trained, left in eval mode, norms aside.
+    Facts: labels outside the outputs; NaN in the data, unless the job's loss on it is finite; the same image in
+    training and validation (bit for bit, as the loaders give it, or before the transform if each is a
+    ``TensorLoader``; images of a single colour do not count); a parameter that gets no gradient and is not frozen;
+    softmax before cross-entropy, or NLL without log-softmax; a model, or a part of it with trainable parameters other
+    than those of norms, left in eval mode.
 
     Hints, each with the number that led to it: the loss at the start far from ln(classes); unscaled inputs; constant
     labels; one batch that cannot be overfitted; a learning rate far from what the finder would choose.
