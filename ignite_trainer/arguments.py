@@ -10,7 +10,18 @@ from typing import Any, Generic, TypeVar
 
 from torch import nn
 
-__all__ = ["Fixed", "check_cbs", "check_folder", "check_model", "check_parts", "is_number", "is_whole", "takes"]
+__all__ = [
+    "Fixed",
+    "check_cbs",
+    "check_folder",
+    "check_model",
+    "check_parts",
+    "check_takes",
+    "in_short",
+    "is_number",
+    "is_whole",
+    "takes",
+]
 
 T = TypeVar("T")
 
@@ -89,6 +100,27 @@ def check_cbs(cbs: Any) -> None:
         raise TypeError(f"cbs is a list of callbacks; got {_called(cbs)}: {way_out}")
 
 
+def check_takes(name: str, function: Any, *arguments: str) -> None:
+    """Refuse what cannot be called with so many arguments; None is none.
+
+    Raises:
+        TypeError: it is something else.
+
+    >>> check_takes("loss_size", lambda preds, y: len(y), "preds", "y")
+    >>> check_takes("loss_size", 5, "preds", "y")
+    Traceback (most recent call last):
+    TypeError: loss_size is called with (preds, y); got an int: give a function, lambda preds, y: ...
+    >>> check_takes("loss_size", lambda y: len(y), "preds", "y")
+    Traceback (most recent call last):
+    TypeError: loss_size is called with (preds, y), which the function given does not take: lambda preds, y: ...
+    """
+    taken, way_out = f"({', '.join(arguments)})", f"lambda {', '.join(arguments)}: ..."
+    if function is not None and not callable(function):
+        raise TypeError(f"{name} is called with {taken}; got {_called(function)}: give a function, {way_out}")
+    if function is not None and not takes(function, *arguments):
+        raise TypeError(f"{name} is called with {taken}, which the function given does not take: {way_out}")
+
+
 def check_model(model: Any, *, call: str) -> None:
     """Refuse a model that is no module.
 
@@ -145,4 +177,24 @@ def takes(function: Callable[..., Any], *arguments: Any) -> bool:
 def _called(value: Any) -> str:
     if isinstance(value, type):
         return f"the class {value.__name__}: make an instance of it"
-    return repr(value) if value is None or isinstance(value, str) else f"a {type(value).__name__}"
+    return repr(value) if value is None or isinstance(value, str) else a_kind(value)
+
+
+def a_kind(value: Any) -> str:
+    """The name of a value's class, with its article.
+
+    >>> a_kind([]), a_kind(5)
+    ('a list', 'an int')
+    """
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def in_short(value: Any) -> str:
+    """A value for a message; its class where it would fill lines.
+
+    >>> in_short(2.5), in_short([[1] * 1000])
+    ('2.5', 'a list')
+    """
+    text = repr(value)
+    return text if len(text) <= 80 else a_kind(value)

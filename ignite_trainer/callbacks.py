@@ -16,7 +16,10 @@ from .user_warnings import warn_user
 
 __all__ = ["Callback", "Dispatcher", "has_point", "in_order", "run_cbs", "warn_of_uncalled"]
 
-_OF_OTHERS = re.compile(r"on_\w+_(begin|start|end)")  # Keras, Lightning, HF Trainer
+_OF_OTHERS = re.compile(
+    r"on_\w+_(begin|start|end)"  # Keras, Lightning, HF Trainer
+    r"|before_(train|validate|backward|step)|after_(train|pred|create|cancel_\w+)"  # fastai
+)
 
 
 class Callback:
@@ -151,7 +154,7 @@ class Dispatcher:
 
 
 def warn_of_uncalled(cbs: Iterable[Any], called: set[str]) -> None:
-    """After a fit with a user's own step, warn of callbacks that have waited for points which ``TrainStep`` calls.
+    """After an epoch of a user's own step, warn of callbacks that have waited for points which ``TrainStep`` calls.
 
     Args:
         cbs: the callbacks.

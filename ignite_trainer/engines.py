@@ -133,7 +133,7 @@ class CancellableEngine(Engine):
         if self._epochs is not None:
             raise RuntimeError(f"an engine runs once at a time; this {self.phase} engine is in the middle of a run")
         if self.ranks is None:  # else it is looked at before it is shared out: a share may be empty
-            check_loader(data, max_epochs or 1, self.phase)
+            check_loader(data, (max_epochs or 1) if epoch_length is None else 1, self.phase)
         self._epochs = Epochs(self, data, whole=epoch_length is None and max_iters is None)
         if self._epochs.whole:
             self.state.epoch_length = None

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .callbacks import has_point
+from .events import TrainEvents
 from .loss_size import ignored_label, kind_of
 from .metrics import Accuracy, BatchMean
 from .rng import rng_kept
@@ -55,13 +57,19 @@ class FirstBatchChecks:
         if engine not in self._expected or engine.cancelled:
             return
         learn, (preds, y) = self.learn, (self.learn.preds, self.learn.batch[1])
+        counted = any(isinstance(metric, Accuracy) for metric in learn.metrics.values())
+        if counted and not isinstance(preds, Tensor) and not engine.training:
+            raise TypeError(
+                f"accuracy compares scores, a tensor (N, classes); the model gives a {type(preds).__name__}: give a "
+                "function (preds, y) as the metric, which takes the scores out"
+            )
         if not isinstance(preds, Tensor) or not isinstance(y, Tensor):
             return
         check_predictions(learn.loss_func, preds, y, engine.phase)
         if not engine.training:
             self._check_metrics(preds, y)
         compared = not engine.training or preds.ndim < 2 or preds.shape[1] == 1  # training may mix its targets
-        if compared and any(isinstance(metric, Accuracy) for metric in learn.metrics.values()):
+        if compared and counted:
             Accuracy.check(preds, y)
 
     def _check_metrics(self, preds: Tensor, y: Tensor) -> None:
@@ -88,10 +96,21 @@ class FirstBatchChecks:
         if engine in self._expected and not engine.cancelled:
             learn = self.learn
             check_loss(learn.loss)
+            if engine.training and not learn.loss.requires_grad and not self._may_be_replaced(engine):
+                raise ValueError(
+                    "a training step goes down the gradient of the loss; this loss has none: thaw parameters with "
+                    "requires_grad_(), detach neither predictions nor loss, and leave no_grad and inference_mode"
+                )
             with learn.autocast():
                 check_broadcast(learn.loss_func, learn.preds, learn.batch[1], learn.loss, engine.phase)
             self._expected.discard(engine)
             self.changed(engine)
+
+    def _may_be_replaced(self, engine: Any) -> bool:
+        """Whether a callback or a handler is still to see the loss, and may assign another."""
+        return any(has_point(cb, "after_loss") for cb in self.learn.cbs) or bool(
+            engine.natives(TrainEvents.LOSS_COMPUTED)
+        )
 
 
 def check_predictions(loss_func: Any, preds: Tensor, y: Tensor, phase: str) -> None:

@@ -16,8 +16,8 @@ from ignite.engine import Events
 from ignite.metrics import Metric
 from torch import Tensor, nn, optim
 
-from .arguments import Fixed, check_cbs, check_folder, check_model, check_parts, is_whole
-from .callbacks import Dispatcher, has_point, in_order, run_cbs, warn_of_uncalled
+from .arguments import Fixed, check_cbs, check_folder, check_model, check_parts, check_takes, in_short, is_whole
+from .callbacks import Dispatcher, has_point, in_order, run_cbs
 from .devices import pick_device
 from .distributed import initialize, is_main, on_main, world_size
 from .engines import CancellableEngine, always
@@ -41,6 +41,8 @@ from .timeline import timeline
 from .validation import Validation
 
 __all__ = ["Learner"]
+
+_CURRICULUM = "have the loader itself change, or give a function that returns the loader of each epoch"
 
 
 class Learner:
@@ -146,6 +148,9 @@ class Learner:
     ):
         made = None if optimizer is not None else opt_func
         check_parts(model, loss_func, made, cbs, call="Learner(model, dls, loss_func, lr)", own_step=step is not None)
+        check_takes("prepare_batch", prepare_batch, "batch")
+        check_takes("step", step, "learn")
+        check_takes("loss_size", loss_size, "preds", "y")
         check_gradient_options(accumulate, clip_norm)
         initialize(device)
         self.ranks = Ranks(self) if world_size() > 1 else None
@@ -156,6 +161,7 @@ class Learner:
         self.cbs, self.opt_func = list(cbs), opt_func
         self.optimizer_options = OptimizerOptions(optimizer, lr, param_groups)
         self.lr, self._opt_func_given = self.optimizer_options.lr, opt_func
+        self._check_opt_func(made)
         self.opt = optimizer
         check_tensors(optimizer, model)
         check_folder(folder)
@@ -241,8 +247,29 @@ class Learner:
 
     @dls.setter
     def dls(self, dls: Any) -> None:
-        self._refuse_in_fit("dls", "have the loader itself change")
-        self._dls, (self.train_dl, self.valid_dl) = dls, pair_of_loaders(dls)
+        self._refuse_in_fit("dls", _CURRICULUM)
+        pair_of_loaders(dls)  # refused here
+        self._dls = dls
+
+    @property
+    def train_dl(self) -> Any:
+        """The training loader of ``dls``; assigned between fits, as ``dls`` is."""
+        return pair_of_loaders(self._dls)[0]
+
+    @train_dl.setter
+    def train_dl(self, train_dl: Any) -> None:
+        self._refuse_in_fit("train_dl", _CURRICULUM)
+        self.dls = train_dl, self.valid_dl
+
+    @property
+    def valid_dl(self) -> Any:
+        """The validation loader of ``dls``, or None; assigned between fits, as ``dls`` is."""
+        return pair_of_loaders(self._dls)[1]
+
+    @valid_dl.setter
+    def valid_dl(self, valid_dl: Any) -> None:
+        self._refuse_in_fit("valid_dl", _CURRICULUM)
+        self.dls = self.train_dl, valid_dl
 
     @property
     def loss_func(self) -> Any:
@@ -311,7 +338,7 @@ class Learner:
             RuntimeError: a fit is running already.
         """
         if not is_whole(n_epochs) or n_epochs < 0:
-            raise ValueError(f"n_epochs is the number of epochs, a whole number from 0; got {n_epochs!r}")
+            raise ValueError(f"n_epochs is the number of epochs, a whole number from 0; got {in_short(n_epochs)}")
         n_epochs = int(n_epochs)
         if self.in_fit:
             raise RuntimeError("a Learner fits once at a time; this one is in the middle of a fit")
@@ -337,8 +364,6 @@ class Learner:
         self.called_by_name.clear()
         with self._share_of(self.train_dl, training=True), self._fitting():
             self._run(self.trainer, self.train_dl, n_epochs, done)
-        if self.has_own_step and self.trainer.state.epoch:
-            warn_of_uncalled(self.cbs, self.called_by_name)
         return dict(self.results)
 
     def evaluate(self, dl: Any = None) -> dict[str, float]:
@@ -549,6 +574,7 @@ class Learner:
         given = self.optimizer_options.optimizer
         made = None if given is not None else self.opt_func
         check_parts(self.model, self.loss_func, made, self.cbs, call="Learner(...)", own_step=self.has_own_step)
+        self._check_opt_func(made)
         if given is None:
             check_rate(self.lr)
         elif self.lr is not None or self.opt_func is not self._opt_func_given:
@@ -557,6 +583,9 @@ class Learner:
                 f"{name} is for an optimizer that the Learner makes, and it has been given one: set the rates in "
                 "learn.opt.param_groups"
             )
+
+    def _check_opt_func(self, opt_func: Any) -> None:
+        check_takes("opt_func", opt_func, "parameters", *(() if self.lr is None else ("lr",)))
 
     def _make_optimizer(self) -> Any:
         optimizer = self.optimizer_options.make(self.model, self.opt_func, self.lr)

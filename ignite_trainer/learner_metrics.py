@@ -147,10 +147,12 @@ def _attach_metric(engine: Engine, name: str, metric: Metric) -> None:
             engine.state.metrics[name] = value.item()
         if not isinstance(value, Real):
             shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
-            raise TypeError(
+            refused = TypeError(
                 f"a metric is one number an epoch; {name!r} computed a {type(value).__name__}{shape}: have it "
                 "averaged, give a metric for each number, or attach it with attach(learn.evaluator, name)"
             )
+            engine.annotate(refused, f"the metric {name!r} at {Events.EPOCH_COMPLETED.name}")
+            raise refused
 
     if isinstance(metric, MetricsLambda):  # its parts take the batches, each as it transforms them, and once
         metric.attach(engine, name)

@@ -233,10 +233,12 @@ class Accuracy(Ratio):
     def check(preds: Tensor, y: Tensor) -> None:
         """Raise where y are no class numbers that fit the predictions."""
         if preds.ndim < 2 or y.shape != preds.shape[:1] + preds.shape[2:] or y.is_floating_point():
+            way_out = "for a regression use Learner without it, for two classes by one output a function (preds, y)"
+            if preds.ndim > 2 and y.shape == preds.shape[:-1]:
+                way_out = "the classes are the second dimension, so give a function of preds.movedim(-1, 1) and y"
             raise ValueError(
                 "accuracy compares scores (N, classes) with class numbers (N,); got "
-                f"{tuple(preds.shape)} and {tuple(y.shape)} of {y.dtype}: for a regression use Learner without it, for "
-                "two classes by one output a function (preds, y)"
+                f"{tuple(preds.shape)} and {tuple(y.shape)} of {y.dtype}: {way_out}"
             )
 
     def sums(self) -> tuple[float, float]:

@@ -36,6 +36,12 @@ def predict(learn: Any, dl: Any) -> Tensor:
         return ranks.in_order(outputs, dl, first)  # type: ignore[no-any-return]
     if not outputs:
         raise ValueError("a loader gives at least one batch; the one given to predict gave none")
+    shapes = {tuple(output.shape[1:]) for output in outputs}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"predict joins outputs (N, ...) of one shape; the model gave rows of {' and of '.join(map(str, shapes))}: "
+            "predict batch by batch, or pad them to one length"
+        )
     return torch.cat(outputs)
 
 

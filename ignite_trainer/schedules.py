@@ -134,21 +134,30 @@ def build_scheduler(
 
     Raises:
         ValueError: a `LRSchedule` and an unknown number of steps.
-        TypeError: anything that gives neither a scheduler nor a factor.
+        TypeError: an optimizer without param_groups; anything that gives neither a scheduler nor a factor.
 
     >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
     >>> build_scheduler(lambda optimizer: lr_scheduler.StepLR(optimizer, 30), optimizer, n_steps=None).step_size
     30
     """
-    if isinstance(schedule, LRSchedule):
-        if n_steps is None:
-            raise ValueError(f"{schedule} needs the run's number of steps, so a training loader with a length")
-        return schedule(optimizer, n_steps)
+    if not hasattr(optimizer, "param_groups"):
+        raise TypeError(
+            f"a schedule sets the rates in an optimizer's param_groups; {type(optimizer).__name__} has none: have it "
+            "give those of its parts, or let a callback move them"
+        )
+    given: Any = schedule
+    if given in (one_cycle, warmup_cosine):
+        name = given.__name__
+        raise TypeError(f"{name} makes a schedule when it is called; got the function itself: give {name}(...)")
     if not callable(schedule) or isinstance(schedule, LRScheduler):
         raise TypeError(
             "a schedule is one_cycle(...), warmup_cosine(...), a function from the optimizer to its torch scheduler or "
             f"a function from the steps taken to a factor; got {schedule!r}"
         )
+    if isinstance(schedule, LRSchedule):
+        if n_steps is None:
+            raise ValueError(f"{schedule} needs the run's number of steps, so a training loader with a length")
+        return schedule(optimizer, n_steps)
     try:
         made: Any = schedule(optimizer)  # type: ignore[arg-type]
     except Exception as error:  # whatever lambda step: 0.9**step, or table[step], does to an optimizer

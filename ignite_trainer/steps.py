@@ -223,7 +223,12 @@ def as_pair(batch: Any, giver: str = "the loader") -> tuple[Any, Any]:
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
         return batch  # type: ignore[return-value]
     what = f"a {type(batch).__name__}" + (f" of {len(batch)}" if isinstance(batch, (tuple, list, dict)) else "")
-    raise TypeError(f"a batch is a pair (x, y); {giver} gave {what}: pass prepare_batch=..., which makes the pair")
+    way_out = "pass prepare_batch=..., which makes the pair"
+    if giver == "prepare_batch":
+        way_out = "have it return (x, y)"
+    elif isinstance(batch, Tensor):
+        way_out += ", or, of tensors of samples, DataLoaders.from_tensors((x, y), (x, y))"
+    raise TypeError(f"a batch is a pair (x, y); {giver} gave {what}: {way_out}")
 
 
 def on_device(batch: Any, device: torch.device) -> Any:

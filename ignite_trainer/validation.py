@@ -8,6 +8,7 @@ from typing import Any
 
 from ignite.engine import Events
 
+from .callbacks import warn_of_uncalled
 from .distributed import of_main
 from .engines import CancellableEngine, always
 from .events import Scope, TrainEvents
@@ -40,6 +41,8 @@ class Validation:
         """Evaluate and add the row."""
         learn = self.learn
         learn.in_training_epoch = self._due = False
+        if learn.has_own_step and learn.in_fit and not learn.history:
+            warn_of_uncalled(learn.cbs, learn.called_by_name)
         if learn.ranks is not None:
             learn.ranks.agree(learn.trainer)
             learn.ranks.share_buffers()
@@ -74,10 +77,11 @@ class Validation:
         learn = self.learn
         valid = {f"valid_{name}": value for name, value in learn.results.items()} if learn.validates else {}
         seconds = time.perf_counter() - learn.epoch_began
+        trained = learn.trainer.state.metrics
         return {
             "epoch": learn.epoch,
             "step": learn.step,
-            "train_loss": learn.trainer.state.metrics.get("loss", math.nan),
+            "train_loss": trained["loss"] if "loss" in trained else learn.train_loss.compute(),  # of an epoch cut short
             **valid,
             "lr": next(iter(rates_of(learn.opt)), math.nan if learn.lr is None else learn.lr),
             "seconds": of_main(seconds),  # the same on all ranks, as it can be monitored

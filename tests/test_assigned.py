@@ -1,12 +1,15 @@
 """What is assigned to a learner, between fits and within one: it counts, or it is refused."""
 
+import functools
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn, optim
 from torch.nn import functional as F
 
-from ignite_trainer import Callback, Checkpoint
+from ignite_trainer import Callback, Checkpoint, Learner
 from tests.tiny import blobs, mlp, ready, same_state, seeded_learner
 
 
@@ -101,7 +104,7 @@ def test_part_when_assigned_within_a_fit_then_is_refused_with_a_way_out(name):
 
 
 def test_cbs_when_no_list_is_assigned_then_is_refused_at_once():
-    with pytest.raises(TypeError, match=r"^cbs is a list of callbacks; got a AtEpoch1: put it into a list$"):
+    with pytest.raises(TypeError, match=r"^cbs is a list of callbacks; got an AtEpoch1: put it into a list$"):
         seeded_learner().cbs = AtEpoch1()
 
 
@@ -124,3 +127,57 @@ def test_evaluate_when_called_by_a_callback_then_the_first_batch_of_its_loader_i
     learn = seeded_learner([Evaluate()], model=nn.Linear(6, 1), data=(good, good), loss_func=nn.MSELoss())
     with pytest.raises(ValueError, match=r"the first validation batch has \(8, 1\) against \(8,\)"):
         learn.fit(1)
+
+
+@pytest.mark.parametrize("name", ["train_dl", "valid_dl"])
+def test_loader_when_assigned_then_is_that_of_the_next_fit_and_is_refused_within_one(name):
+    learn = seeded_learner()
+    setattr(learn, name, ready()[:2])
+    assert learn.dls[name == "valid_dl"] == getattr(learn, name)
+    learn.fit(1)
+    assert learn.step == (2 if name == "train_dl" else 4)
+    learn.cbs = [AtEpoch1(**{name: ready()})]
+    with pytest.raises(
+        RuntimeError, match=f"^learn.{name} is assigned between fits, .* returns the loader of each epoch"
+    ):
+        learn.fit(2)
+
+
+def test_loader_when_replaced_in_the_object_that_was_given_then_is_that_of_the_next_fit():
+    dls = SimpleNamespace(train=ready(), valid=None)
+    learn = seeded_learner(data=dls)
+    dls.train = ready()[:2]
+    learn.fit(1)
+    assert learn.step == 2
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (
+            {"opt_func": lambda parameters: None},
+            r"^opt_func is called with \(parameters, lr\), which the function given",
+        ),
+        ({"opt_func": functools.partial(optim.SGD, lr=0.1)}, r"^opt_func is called with \(parameters, lr\), which"),
+        (
+            {"loss_size": 5},
+            r"^loss_size is called with \(preds, y\); got an int: give a function, lambda preds, y: ...$",
+        ),
+        ({"step": lambda: None}, r"^step is called with \(learn\), which the function given does not take: "),
+        ({"prepare_batch": lambda x, y: (x, y)}, r"^prepare_batch is called with \(batch\), which the function given"),
+    ],
+)
+def test_function_when_it_does_not_take_what_it_is_called_with_then_is_refused_at_once(how, message):
+    with pytest.raises(TypeError, match=message):
+        seeded_learner(**how)
+
+
+def test_opt_func_when_the_rates_are_in_the_groups_then_need_not_take_one():
+    learn = seeded_learner(model=mlp())
+    groups = [{"params": list(learn.model.parameters()), "lr": 0.5}]
+    model = learn.model
+    learn = Learner(
+        model, (ready(), None), F.cross_entropy, opt_func=lambda groups: optim.SGD(groups), param_groups=groups
+    )
+    learn.fit(1)
+    assert learn.history[0]["lr"] == 0.5

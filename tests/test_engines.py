@@ -1,6 +1,7 @@
 """The private names of Ignite that the engines use, and a test for each behaviour that they work round."""
 
 import ast
+import itertools
 import pathlib
 import re
 from functools import partial
@@ -389,3 +390,16 @@ def test_dataloader_when_a_handler_asks_the_state_for_it_then_has_the_loaders_at
     assert seen == [(loader.sampler, 2)]
     with pytest.raises(AttributeError, match="'DataLoader' object has no attribute 'samples'"):
         evaluator.state.dataloader.samples  # noqa: B018
+
+
+def test_run_when_an_endless_stream_is_given_with_an_epoch_length_then_goes_on_through_it_as_ignite_does():
+    pair = (torch.zeros(1, 1), torch.zeros(1, 1))
+
+    def seen_by(engine):
+        seen = []
+        stream = ((*pair[:1], pair[1] + i) for i in itertools.count())
+        engine.add_event_handler(Events.ITERATION_STARTED, lambda: seen.append(engine.state.batch[1].item()))
+        engine.run(stream, max_epochs=2, epoch_length=3)
+        return seen
+
+    assert seen_by(bare_trainer()) == seen_by(engine_of([])) == [0, 1, 2, 3, 4, 5]

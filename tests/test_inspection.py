@@ -8,13 +8,13 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
-from ignite_trainer import Callback, DataLoaders, SampleLoader, TensorLoader, accuracy, check, seed_everything
+from ignite_trainer import Callback, DataLoaders, Learner, SampleLoader, TensorLoader, accuracy, check, seed_everything
 from ignite_trainer.inspection import Inspection
 from ignite_trainer.inspection.findings import Finding
 from ignite_trainer.models import SmallCNN
 from tests.inspection_jobs import GOOD, cut, learner, loaders, pictures, points
 from tests.test_trial import Breaks, all_of, make, same
-from tests.tiny import dropout_net, mlp
+from tests.tiny import dropout_net, mlp, ready
 
 
 @pytest.fixture(autouse=True)
@@ -455,3 +455,14 @@ def test_check_when_shapes_do_not_fit_then_raises_what_fit_raises():
 def test_check_with_no_batches_then_says_so():
     with pytest.raises(ValueError, match="n_batches is how many batches are read, at least 1; got 0"):
         check(learner(mlp(), loaders(points)), n_batches=0)
+
+
+def test_check_when_the_optimizer_lacks_parameters_that_are_trained_then_hints_at_them():
+    model = mlp()
+    optimizer = torch.optim.Adam(model[2].parameters(), 1e-2)
+    learn = Learner(model, (ready(), None), nn.CrossEntropyLoss(), optimizer=optimizer, device="cpu")
+    kinds = {finding.kind: finding for finding in check(learn).findings}
+    assert "0.weight, 0.bias require a gradient and are in none of its groups" in kinds["outside the optimizer"].text
+    assert not kinds["outside the optimizer"].is_fact
+    model[0].requires_grad_(False)
+    assert "outside the optimizer" not in {finding.kind for finding in check(learn).findings}

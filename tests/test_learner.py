@@ -5,6 +5,8 @@ import functools
 import math
 import multiprocessing
 import pickle
+import warnings
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +22,7 @@ from ignite_trainer import (
     Accuracy,
     Callback,
     CancelBatchException,
+    CancelEpochException,
     CancelFitException,
     Checkpoint,
     EarlyStopping,
@@ -1244,3 +1247,93 @@ def test_after_loss_when_in_autocast_then_is_called_outside_of_it_in_both_phases
 def test_metrics_when_a_name_is_no_string_then_are_refused():
     with pytest.raises(TypeError, match=r"^metrics is a dict, name → metric, and a name is a string; got 1$"):
         learner(metrics={1: accuracy})
+
+
+def test_fit_when_given_a_loader_then_the_message_does_not_print_it():
+    with pytest.raises(ValueError, match=r"a whole number from 0; got a list$"):
+        learner().fit(batches())
+
+
+def test_epoch_when_it_is_cut_then_its_training_loss_is_the_mean_of_what_was_done():
+    class TwoBatches(Callback):
+        def before_batch(self, learn):
+            if learn.engine.training and learn.iter == 2:
+                raise CancelEpochException
+
+    learn = learner(cbs=[TwoBatches()], lr=0.0)
+    learn.fit(1)
+    x, y = blobs(40)
+    assert learn.history[0]["train_loss"] == pytest.approx(
+        learn.loss_func(learn.model(x[:20]), y[:20]).item(), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "within"),
+    [
+        (lambda learn: learn.model.requires_grad_(False), nullcontext()),
+        (lambda learn: setattr(learn, "loss_func", lambda preds, y: (preds.detach() ** 2).mean()), nullcontext()),
+        (lambda learn: None, torch.inference_mode()),
+    ],
+    ids=["frozen", "detached", "inference mode"],
+)
+def test_loss_when_it_has_no_gradient_then_is_refused_with_a_way_out(change, within):
+    learn = learner()
+    change(learn)
+    with within, pytest.raises(ValueError, match="this loss has none: thaw parameters with requires_grad_"):
+        learn.fit(1)
+
+
+def test_loss_when_a_callback_gives_it_its_gradient_then_is_trained_on():
+    class Again(Callback):
+        def after_loss(self, learn):
+            learn.loss = nn.functional.cross_entropy(learn.preds, learn.batch[1])
+
+    learn = learner(cbs=[Again()], loss_func=lambda preds, y: nn.functional.cross_entropy(preds.detach(), y))
+    learn.fit(1)
+    assert learn.step == 4
+
+
+def test_accuracy_when_it_does_not_fit_the_predictions_then_says_what_would():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = mlp()
+
+        def forward(self, x):
+            return self.net(x), x
+
+    def loss(preds, y):
+        return nn.functional.cross_entropy(preds[0], y)
+
+    with pytest.raises(TypeError, match="the model gives a tuple: give a function"):
+        learner(model=Two(), loss_func=loss, valid=batches(), metrics={"a": accuracy}).fit(1)
+    with pytest.raises(ValueError, match=r"give a function of preds.movedim\(-1, 1\) and y$"):
+        Accuracy.check(torch.zeros(4, 6, 5), torch.zeros(4, 6, dtype=torch.int64))
+
+
+def test_predict_when_rows_are_of_several_shapes_then_says_so():
+    data = [(torch.zeros(2, n), torch.zeros(2)) for n in (3, 4)]
+    learn = learner(model=nn.Sequential(nn.Identity(), nn.ReLU()), train=data, loss_func=nn.MSELoss())
+    with pytest.raises(
+        ValueError, match=r"of one shape; the model gave rows of \(3,\) and of \(4,\): predict batch by"
+    ):
+        learn.predict(data)
+
+
+def test_callbacks_of_a_step_of_ones_own_when_they_wait_in_vain_then_is_said_after_the_first_epoch():
+    def step(learn):
+        learn.preds = learn.model(learn.batch[0])
+        learn.loss = learn.loss_func(learn.preds, learn.batch[1])
+        learn.loss.backward()
+        learn.opt.step()
+        learn.opt.zero_grad()
+
+    class Look(Callback):
+        def before_epoch(self, learn):
+            self.said_before = len(warned)
+
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        learner(cbs=[EMA(), look := Look()], step=step).fit(2)
+    assert (look.said_before, len(warned)) == (1, 1)

@@ -7,7 +7,16 @@ from ignite.handlers import CosineAnnealingScheduler
 from torch import nn, optim
 from torch.optim import lr_scheduler
 
-from ignite_trainer import Callback, CancelBatchException, Checkpoint, Learner, Schedule, one_cycle, warmup_cosine
+from ignite_trainer import (
+    Callback,
+    CancelBatchException,
+    Checkpoint,
+    Learner,
+    Schedule,
+    accuracy,
+    one_cycle,
+    warmup_cosine,
+)
 from tests.tiny import blobs, mlp
 
 N_BATCHES, N_EPOCHS = 5, 3
@@ -224,3 +233,41 @@ def test_schedule_when_its_hook_is_called_at_a_point_that_it_leaves_out_then_is_
     schedule = Schedule(lambda step: 1.0, step="epoch")
     _, learn = fit(schedule, n_epochs=1)
     schedule.after_step(learn)
+
+
+@pytest.mark.parametrize("spec", [warmup_cosine(warmup_steps=1), lambda step: 0.9**step], ids=["cosine", "factor"])
+def test_schedule_when_rates_are_set_between_fits_then_begins_at_them_and_else_where_it_began(spec):
+    model = mlp()
+    opt, rates = optim.SGD(model.parameters(), 0.1), Rates()
+    cbs = [rates, Schedule(spec)]
+    learn = Learner(model, (batches(), None), nn.CrossEntropyLoss(), optimizer=opt, cbs=cbs, device="cpu")
+    learn.fit(1)
+    first, rates.seen = rates.seen, []
+    learn.fit(1)
+    assert rates.seen == first
+    opt.param_groups[0]["lr"] = 0.001
+    rates.seen = []
+    learn.fit(1)
+    assert rates.seen == pytest.approx([rate / 100 for rate in first], rel=1e-12)  # a factor of another rate
+
+
+def test_plateau_when_it_waits_for_the_opposite_of_what_the_monitors_name_says_then_is_warned_of():
+    plateau = Schedule(lambda opt: lr_scheduler.ReduceLROnPlateau(opt), step="validate", monitor="valid_accuracy")
+    with pytest.warns(UserWarning, match="mode='min'.* while valid_accuracy rises, .*: give mode='max'$"):
+        fit(plateau, valid=batches(), metrics={"accuracy": accuracy}, n_epochs=1)
+
+
+def test_schedule_when_the_optimizer_has_no_groups_then_is_refused_with_a_way_out():
+    class Both:
+        def step(self): ...
+
+        def zero_grad(self): ...
+
+    learn = Learner(mlp(), (batches(), None), nn.CrossEntropyLoss(), optimizer=Both(), cbs=[Schedule(one_cycle())])
+    with pytest.raises(TypeError, match="in an optimizer's param_groups; Both has none: "):
+        learn.fit(1)
+
+
+def test_schedule_when_given_one_cycle_itself_then_says_to_call_it():
+    with pytest.raises(TypeError, match=r"^one_cycle makes a schedule when it is called; .* give one_cycle\(...\)"):
+        fit(Schedule(one_cycle), n_epochs=1)

@@ -100,8 +100,10 @@ class DataLoaders(NamedTuple):
         """
         both: dict[str, Any] = {"seed": seed, "images": images, "mean": mean, "std": std, "device": device}
         for tensors in (train, valid):
-            if isinstance(tensors, Tensor):
-                raise TypeError("train and valid are each a tuple of tensors, ((x, y), (x, y)); got a Tensor")
+            if tensors is not None and not isinstance(tensors, (tuple, list)):
+                raise TypeError(
+                    f"train and valid are each a tuple of tensors, ((x, y), (x, y)); got a {type(tensors).__name__}"
+                )
         first = TensorLoader(
             *train,
             batch_size=batch_size,

@@ -17,8 +17,8 @@ class Finding(NamedTuple):
 
     Args:
         kind: which: "labels outside the outputs", "nan", "same image", "no gradient", "softmax", "log-softmax",
-            "eval mode"; of hints "loss at the start", "unscaled inputs", "constant labels", "cannot be overfitted",
-            "lr".
+            "eval mode"; of hints "outside the optimizer", "loss at the start", "unscaled inputs", "constant labels",
+            "cannot be overfitted", "lr".
         text: what, where and the way out, in one sentence.
         is_fact: a fact, or only a hint.
     """

@@ -17,7 +17,7 @@ from ..overfit_batch import OverfitBatch
 from ..steps import TrainStep
 from ..trial import own_callbacks, trial
 from .data import Reading, in_both
-from .findings import Finding, Inspection
+from .findings import Finding, Inspection, listed
 from .losses import ClassLoss, class_loss
 from .steps import Steps, counts
 
@@ -42,8 +42,9 @@ def check(learn: Learner, *, n_batches: int = 2000) -> Inspection:
     softmax before cross-entropy, or NLL without log-softmax; a model, or a part of it with trainable parameters other
     than those of norms, left in eval mode.
 
-    Hints, each with the number that led to it: the loss at the start far from ln(classes); unscaled inputs; constant
-    labels; one batch that cannot be overfitted; a learning rate far from what the finder would choose.
+    Hints, each with what led to it: a parameter that the optimizer does not have; the loss at the start far from
+    ln(classes); unscaled inputs; constant labels; one batch that cannot be overfitted; a learning rate far from what
+    the finder would choose.
 
     Args:
         learn: a learner that is not in a fit.
@@ -77,11 +78,18 @@ def check(learn: Learner, *, n_batches: int = 2000) -> Inspection:
         with steps.watching(twin):
             twin.fit(1)
         readings = _readings(learn, twin, cbs, steps, loss, n_batches)
+        forgotten = _outside_the_optimizer(twin)
     findings = [finding for reading in readings for finding in reading.findings()]
     found = {finding.kind for finding in findings}
     findings += [finding for finding in steps.findings() if finding.kind not in found]  # the data names all samples
     if len(readings) > 1:
         findings += in_both(*readings)
+    if forgotten:
+        text = (
+            f"an optimizer moves what it was given; {listed(forgotten)} require a gradient and are in none of its "
+            "groups: give it model.parameters(), or freeze them with requires_grad_(False)"
+        )
+        findings.append(Finding("outside the optimizer", text, False))
     if loss is not None:
         findings += _loss_at_start(steps, loss)
     if in_place and not steps.broken and not {"nan", "labels outside the outputs"} & {f.kind for f in findings}:
@@ -93,6 +101,15 @@ def check(learn: Learner, *, n_batches: int = 2000) -> Inspection:
         *(f"{name} took no part: no copy can be made" for name in refused),
     ]
     return inspection
+
+
+def _outside_the_optimizer(learn: Learner) -> list[str]:
+    """The names of the parameters that are to be trained and that the optimizer does not have."""
+    groups = getattr(learn.opt, "param_groups", None)
+    if groups is None:
+        return []
+    there = {id(parameter) for group in groups for parameter in group["params"]}
+    return [name for name, p in learn.model.named_parameters() if p.requires_grad and id(p) not in there]
 
 
 class _First:
