@@ -17,6 +17,9 @@ from .tensors import BatchTransform, TensorLoader, whole_tensors
 class DataLoaders(NamedTuple):
     """A loader to train on and one to validate on, or None; also a pair, ``train, valid = dls``.
 
+    The loaders that the two functions below make go on from epoch to epoch, over several fits too: after
+    ``dls.train.set_epoch(0)`` the next fit sees the first one's order.
+
     Args:
         train: an iterable of batches.
         valid: another one; None: no validation.

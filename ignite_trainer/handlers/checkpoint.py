@@ -42,7 +42,7 @@ class Checkpoint(Callback):
         every_seconds: seconds between two saves; None: no saves by time.
         keep: how many of the newest are kept; None: all.
         monitor: a key of a history row; whenever it improves, ``best.pt`` is written too; None: no ``best.pt``.
-        mode: "min" if lower is better, "max" if higher is; "auto" decides by the name.
+        mode: "min" if lower is better, "max" if higher is; "auto" decides by the name, as for ``EarlyStopping``.
         background: write in a thread, from a copy of the state in memory.
 
     Raises:

@@ -20,7 +20,8 @@ class EMA(Callback):
     After each optimizer step ``average = decay · average + (1 - decay) · weight``; the first average is the weights
     after the first step. Buffers (batch norm's statistics) are not averaged. The averages are in the model during a
     fit's validation, until the next epoch begins, and after the fit; the trained weights are put back for each epoch of
-    training.
+    training. So what another callback changes in the weights meanwhile, in ``after_validate`` say, is lost: do that in
+    ``before_epoch``, with an ``order`` above 20.
 
     Args:
         decay: between 0 and 1; 0.999 averages over about 1,000 steps.
