@@ -127,18 +127,18 @@ class _Sweep(Callback):
         self._pending: list[float] = []
         self._done, self._lowest = 0, math.inf
 
-    def before_fit(self, learn: Any) -> None:
+    def before_fit(self, learn: Learner) -> None:
         self._ratios = ratios(learn.opt)
 
-    def before_batch(self, learn: Any) -> None:
+    def before_batch(self, learn: Learner) -> None:
         self._note(learn)  # a window that was stepped at an epoch's end
         set_lr(learn.opt, self.lrs[learn.step], self._ratios)
 
-    def after_batch(self, learn: Any) -> None:
+    def after_batch(self, learn: Learner) -> None:
         self._pending.append(float(learn.loss.detach()))  # waits for the device: it has to know when to stop
         self._note(learn)
 
-    def _note(self, learn: Any) -> None:
+    def _note(self, learn: Learner) -> None:
         """Once a step is done, keep the mean loss of its batches."""
         if learn.step == self._done:
             return

@@ -113,12 +113,12 @@ class _Losses(Callback):
         self.lr = lr
         self.by_step: dict[int, Tensor] = {}
 
-    def before_fit(self, learn: Any) -> None:
+    def before_fit(self, learn: Learner) -> None:
         if self.lr is not None:
             set_lr(learn.opt, self.lr, ratios(learn.opt))
 
-    def before_batch(self, learn: Any) -> None:
+    def before_batch(self, learn: Learner) -> None:
         self._step = learn.step
 
-    def after_batch(self, learn: Any) -> None:
+    def after_batch(self, learn: Learner) -> None:
         self.by_step.setdefault(self._step, learn.loss.detach().float())

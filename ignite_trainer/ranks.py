@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from ignite.engine import Events
@@ -20,6 +20,9 @@ from .loss_size import LossSize
 from .rank_gradients import RankWindow
 from .shares import Share, is_filler, loader_identity, places_of
 from .steps import TrainStep
+
+if TYPE_CHECKING:
+    from .learner import Learner
 
 __all__ = ["Ranks"]
 
@@ -59,7 +62,7 @@ class Ranks:
         stopped_by: the rank whose ``learn.stop`` ended the fit; None: none did.
     """
 
-    def __init__(self, learn: Any):
+    def __init__(self, learn: Learner):
         self.learn, self.rank, self.world = learn, rank(), world_size()
         self._reset()
 

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,13 +17,16 @@ from .rng import get_rng_state, rng_kept, set_rng_state
 from .same_job import check_groups, check_state, generators_of, loss_state, options_of, stateful, warn_of_lost_state
 from .shares import loader_identity
 
+if TYPE_CHECKING:
+    from .learner import Learner
+
 __all__ = ["WALL_CLOCK", "MidEpoch", "Resumption", "restore", "snapshot", "streams_kept"]
 
 WALL_CLOCK = ("seconds", "time/samples_per_second")
 """The columns of a history and the tags of a dashboard that may differ between a run and its resumed twin."""
 
 
-def snapshot(learn: Any, *, done: bool = False, of_all_ranks: bool = True) -> dict[str, Any]:
+def snapshot(learn: Learner, *, done: bool = False, of_all_ranks: bool = True) -> dict[str, Any]:
     """The state of a fit after the batch, or the epoch, that has just ended: plain data for ``weights_only`` loading.
 
     Args:
@@ -40,7 +43,7 @@ def snapshot(learn: Any, *, done: bool = False, of_all_ranks: bool = True) -> di
     return state
 
 
-def _snapshot(learn: Any, done: bool) -> dict[str, Any]:
+def _snapshot(learn: Learner, done: bool) -> dict[str, Any]:
     mid_epoch = learn.in_training_epoch
     epoch_start = learn.epoch_start if mid_epoch else None
     scaler = learn.scaler
@@ -71,7 +74,7 @@ def _snapshot(learn: Any, done: bool) -> dict[str, Any]:
     }
 
 
-def restore(learn: Any, state: dict[str, Any]) -> None:
+def restore(learn: Learner, state: dict[str, Any]) -> None:
     """Put a fit back where a ``snapshot`` was taken; the random generators last."""
     loads_optimizer = hasattr(learn.opt, "load_state_dict")
     if loads_optimizer:
@@ -108,7 +111,7 @@ class Resumption:
         learn: the Learner.
     """
 
-    def __init__(self, learn: Any):
+    def __init__(self, learn: Learner):
         self.learn = learn
         self._state: dict[str, Any] | None = None
         learn.trainer.before_loader = self._remember_epoch_start
@@ -182,7 +185,7 @@ class MidEpoch:
         state: a ``snapshot`` taken between two batches.
     """
 
-    def __init__(self, learn: Any, state: dict[str, Any]):
+    def __init__(self, learn: Learner, state: dict[str, Any]):
         self.learn, self.state = learn, state
 
     def begin(self, epochs: Any) -> Iterator[Any]:

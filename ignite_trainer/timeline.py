@@ -5,12 +5,15 @@ from __future__ import annotations
 import inspect
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ignite.engine import Events
 
 from .callbacks import has_point, in_order
 from .events import POINTS
+
+if TYPE_CHECKING:
+    from .learner import Learner
 
 __all__ = ["TimelineRow", "rows_of", "timeline"]
 
@@ -24,7 +27,7 @@ class TimelineRow(NamedTuple):
     who: str
 
 
-def timeline(learn: Any) -> str:
+def timeline(learn: Learner) -> str:
     """The rows as a table of at most 100 columns; what repeats from row to row is left out."""
     lines = [f"{'engine':10}{'event':20}{'point':15}who, in this order"]
     before = TimelineRow("", "", "", "")
@@ -35,7 +38,7 @@ def timeline(learn: Any) -> str:
     return "\n".join(lines)
 
 
-def rows_of(learn: Any) -> list[TimelineRow]:
+def rows_of(learn: Learner) -> list[TimelineRow]:
     """Every call of an epoch of one batch, in the order in which it comes; a point where nobody is called has one row.
 
     Args:
@@ -66,7 +69,7 @@ def _row(engine: str, point: str, who: str) -> TimelineRow:
     return TimelineRow(engine, "(finally)" if event is None else event.name, point, who)
 
 
-def _callbacks(learn: Any, engine: str, point: str) -> list[TimelineRow]:
+def _callbacks(learn: Learner, engine: str, point: str) -> list[TimelineRow]:
     with_method = [cb for cb in in_order(learn.cbs) if has_point(cb, point)]
     return [_row(engine, point, f"{type(cb).__name__} ({getattr(cb, 'order', 0)})") for cb in with_method]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ignite.engine import Events
 
@@ -13,6 +13,9 @@ from .distributed import of_main
 from .engines import CancellableEngine, always
 from .events import Scope, TrainEvents
 from .optim import rates_of
+
+if TYPE_CHECKING:
+    from .learner import Learner
 
 __all__ = ["Validation"]
 
@@ -27,7 +30,7 @@ class Validation:
         learn: the Learner.
     """
 
-    def __init__(self, learn: Any):
+    def __init__(self, learn: Learner):
         self.learn = learn
         self._due = False  # VALIDATED, for the epoch that is ending
 

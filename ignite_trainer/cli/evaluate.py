@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import tyro
@@ -15,6 +15,7 @@ from torch import Tensor
 from ..callbacks import Callback
 from ..distributed import is_main, sum_float64
 from ..export import load_weights
+from ..learner import Learner
 from .build import build_job, loader_of
 from .mistakes import UserMistake, mistakes
 from .options import DEVICE
@@ -87,7 +88,7 @@ class ConfusionCounts(Callback):
     def __init__(self, n_classes: int):
         self.matrix = torch.zeros(n_classes, n_classes, dtype=torch.int64)
 
-    def after_loss(self, learn: Any) -> None:
+    def after_loss(self, learn: Learner) -> None:
         """Count a batch."""
         y, n = learn.batch[1].long(), len(self.matrix)  # uint8 would wrap around
         pairs = torch.bincount(y * n + learn.preds.argmax(dim=1), minlength=n * n)

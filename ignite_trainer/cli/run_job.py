@@ -41,35 +41,35 @@ class Killer:
     def __init__(self, folder: Path, kill: dict[str, Any], note: Path):
         self.folder, self.kill, self.note = str(folder), kill, note
         self.counts = dict.fromkeys(KINDS, 0)
-        self.learn: Any = None
+        self.learn: Learner | None = None
         if kill:
             self.skip = kill["skip"]
         sys.addaudithook(self._watch_files)
 
-    def before_fit(self, learn: Any) -> None:
+    def before_fit(self, learn: Learner) -> None:
         """Note the learner, whose progress says how far the run is."""
         self.learn = learn
 
-    def before_batch(self, learn: Any) -> None:
+    def before_batch(self, learn: Learner) -> None:
         """A batch begins."""
-        self._at("training" if learn.engine.training else "validating")
+        self._at(learn, "training" if learn.engine.training else "validating")
 
     def _watch_files(self, event: str, args: tuple[Any, ...]) -> None:
         """Python calls this at every file that is opened or renamed: also within the writing of a checkpoint."""
         if event in ("open", "os.rename") and self.learn is not None and str(args[0]).startswith(self.folder):
-            self._at("saving")
+            self._at(self.learn, "saving")
 
-    def _at(self, kind: str) -> None:
+    def _at(self, learn: Learner, kind: str) -> None:
         self.counts[kind] += 1
-        if self.kill and self.kill["kind"] == kind and self.learn.trainer.state.iteration >= self.kill["iteration"]:
+        if self.kill and self.kill["kind"] == kind and learn.trainer.state.iteration >= self.kill["iteration"]:
             if self.skip == 0:
-                timer = threading.Timer(self.kill["seconds"], self._die, [kind])
+                timer = threading.Timer(self.kill["seconds"], self._die, [learn, kind])
                 timer.daemon = True
                 timer.start()
             self.skip -= 1
 
-    def _die(self, kind: str) -> None:
-        self.note.write_text(f"{self.learn.step} {kind}")
+    def _die(self, learn: Learner, kind: str) -> None:
+        self.note.write_text(f"{learn.step} {kind}")
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -17,6 +17,7 @@ from ..export import load_weights
 from ..handlers import EMA, Checkpoint, EarlyStopping, NaNGuard, Progress, RunFiles, Schedule, TensorBoard
 from ..handlers.signals import EXIT_RESUMABLE
 from ..handlers.state_files import newest_checkpoint
+from ..learner import Learner
 from ..schedules import one_cycle, warmup_cosine
 from .build import Job, build_job, check_last_batch, loader_of
 from .config_file import job_section
@@ -102,12 +103,12 @@ class MaxSteps(Callback):
     def __init__(self, n_steps: int):
         self.n_steps = n_steps
 
-    def after_batch(self, learn: Any) -> None:
+    def after_batch(self, learn: Learner) -> None:
         """Leave the epoch."""
         if learn.engine.training and learn.step >= self.n_steps:
             learn.trainer.terminate_epoch()
 
-    def after_validate(self, learn: Any) -> None:
+    def after_validate(self, learn: Learner) -> None:
         """Leave the fit."""
         if learn.step >= self.n_steps:
             learn.stop(f"stopped after {learn.step} steps, as --max-steps asks for")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..arguments import is_whole
 from ..callbacks import Callback
 from .best import Best, BestState, check_monitor
 from .soundness import Soundness
+
+if TYPE_CHECKING:
+    from ..learner import Learner
 
 __all__ = ["EarlyStopping"]
 
@@ -62,17 +65,17 @@ class EarlyStopping(Callback):
         self._best_epoch = 0
         self._soundness = Soundness()
 
-    def before_fit(self, learn: Any) -> None:
+    def before_fit(self, learn: Learner) -> None:
         """Look whether there will be such a value, and begin anew."""
         check_monitor(self.monitor, learn.monitors)
         self.load_state_dict({"best": self._fresh, "best_epoch": 0, "weights": None})
         self._soundness.begin()
 
-    def before_epoch(self, learn: Any) -> None:
+    def before_epoch(self, learn: Learner) -> None:
         """Note, once a fit, which weights are not finite by design."""
         self._soundness.note_start(learn.model)
 
-    def after_validate(self, learn: Any) -> None:
+    def after_validate(self, learn: Learner) -> None:
         """Compare this epoch's value with the best; keep its weights or count it as bad."""
         if learn.epoch < self.start_epoch or learn.outcome == "broken":
             return
@@ -89,7 +92,7 @@ class EarlyStopping(Callback):
                 else f"early stopping: {self.monitor} has been NaN, with patience {self.best.patience}"
             )
 
-    def cleanup_fit(self, learn: Any, error: BaseException | None) -> None:
+    def cleanup_fit(self, learn: Learner, error: BaseException | None) -> None:
         """Put the best epoch's weights back, unless the fit ended by an exception."""
         if error is None and self._weights is not None:
             learn.model.load_state_dict(self._weights)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,9 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..arguments import is_number
 from ..callbacks import Callback
+
+if TYPE_CHECKING:
+    from ..learner import Learner
 
 __all__ = ["EMA"]
 
@@ -45,11 +48,11 @@ class EMA(Callback):
         self.other: list[Tensor] = []  # the averages, or the trained weights while the averages are in the model
         self.in_model = False
 
-    def before_fit(self, learn: Any) -> None:
+    def before_fit(self, learn: Learner) -> None:
         """Begin anew."""
         self.other, self.in_model = [], False
 
-    def after_step(self, learn: Any) -> None:
+    def after_step(self, learn: Learner) -> None:
         """Move the averages towards the weights."""
         weights = _weights(learn.model)
         self._place_beside(weights)
@@ -59,23 +62,23 @@ class EMA(Callback):
             with torch.no_grad():
                 self._move(self.other, weights, None)
 
-    def before_epoch(self, learn: Any) -> None:
+    def before_epoch(self, learn: Learner) -> None:
         """Averages in for the validation of a fit, weights back for training."""
         if learn.engine.training:
             self._swap(learn.model, False)
         elif learn.validating:
             self._swap(learn.model, True)
 
-    def after_validate(self, learn: Any) -> None:
+    def after_validate(self, learn: Learner) -> None:
         """Averages in for what is saved of the epoch, where no validation has put them there."""
         self._swap(learn.model, True)
 
-    def after_fit(self, learn: Any) -> None:
+    def after_fit(self, learn: Learner) -> None:
         """Leave the averages in the model; what is saved of an epoch that was cut goes on with the trained weights."""
         if not learn.in_training_epoch:
             self._swap(learn.model, True)
 
-    def cleanup_fit(self, learn: Any, error: BaseException | None) -> None:
+    def cleanup_fit(self, learn: Learner, error: BaseException | None) -> None:
         """The averages stay in the model, also when a fit was cancelled; after an exception the trained weights are."""
         self._swap(learn.model, error is None)
         self.other, self.in_model = [], False

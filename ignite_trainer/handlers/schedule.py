@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -14,6 +14,9 @@ from ..optim import rates_of
 from ..schedules import LRSchedule, build_scheduler
 from ..user_warnings import warn_user
 from .best import check_monitor, mode_for
+
+if TYPE_CHECKING:
+    from ..learner import Learner
 
 __all__ = ["Schedule"]
 
@@ -63,7 +66,7 @@ class Schedule(Callback):
         if step != "batch":
             self._leave_out("after_step")
 
-    def before_fit(self, learn: Any) -> None:
+    def before_fit(self, learn: Learner) -> None:
         """Make the scheduler, which at once sets the first rates."""
         self.n_steps, self._n_epochs = self._steps_of_run(learn), learn.n_epochs
         self._steps_before_epoch, self._left_out = learn.step, None
@@ -87,19 +90,19 @@ class Schedule(Callback):
                     f"which by its name is to go on: give mode={mode_for(self.monitor)!r}"
                 )
 
-    def after_step(self, learn: Any) -> None:
+    def after_step(self, learn: Learner) -> None:
         """Step the scheduler of steps."""
         if learn.in_fit and self.every == "batch":
             self._step(last=self.n_steps is not None and learn.step >= self.n_steps)
 
-    def after_validate(self, learn: Any) -> None:
+    def after_validate(self, learn: Learner) -> None:
         """Step the scheduler of epochs, if the epoch has moved the weights."""
         moved, self._steps_before_epoch = learn.step > self._steps_before_epoch, learn.step
         if self.every != "batch" and moved:
             value = (learn.history[-1][self.monitor],) if self.every == "validate" else ()
             self._step(*value, last=learn.epoch + 1 == learn.n_epochs)
 
-    def cleanup_fit(self, learn: Any, error: BaseException | None) -> None:
+    def cleanup_fit(self, learn: Learner, error: BaseException | None) -> None:
         """Note the rates that the fit has left."""
         self._rates_left = learn.opt, rates_of(learn.opt)
 
@@ -150,7 +153,7 @@ class Schedule(Callback):
                 self._step(*state["left_out"], last=False)  # the optimizer has stepped, before this process began
 
     @staticmethod
-    def _steps_of_run(learn: Any) -> int | None:
+    def _steps_of_run(learn: Learner) -> int | None:
         try:
             return int(learn.n_epochs * math.ceil(loader_length(learn.dl) / learn.accumulate))
         except TypeError:

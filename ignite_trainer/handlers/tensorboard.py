@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from . import dashboard
 from .event_files import EventFile
 from .run_config import class_names, run_config
 from .validation_record import ValidationRecord
+
+if TYPE_CHECKING:
+    from ..learner import Learner
 
 __all__ = ["TensorBoard"]
 
@@ -83,7 +86,7 @@ class TensorBoard(Callback):
 
     # ---- the points ----------------------------------------------------------------------------------------------
 
-    def before_fit(self, learn: Any) -> None:
+    def before_fit(self, learn: Learner) -> None:
         """Open the event file; a fresh run begins with its values, its hparams and the layout of its charts."""
         self._folder = Path(self.folder or learn.folder)
         is_over = bool(learn.stop_reason)  # a finished run that is resumed: nothing is added to it
@@ -96,7 +99,7 @@ class TensorBoard(Callback):
             dashboard.write_start(self.events, learn, run_config(learn), self.hparams)
         self.events.flush()
 
-    def before_epoch(self, learn: Any) -> None:
+    def before_epoch(self, learn: Learner) -> None:
         """Begin to measure a training epoch, or to record a validation."""
         if learn.engine.training:
             self._began = self._ended = time.perf_counter()
@@ -105,14 +108,14 @@ class TensorBoard(Callback):
         elif self.events is not None and learn.validating:  # not where a callback evaluates
             self.validation = ValidationRecord(learn.loss_func, images=self.images, pr_curves=self.pr_curves)
 
-    def after_step(self, learn: Any) -> None:
+    def after_step(self, learn: Learner) -> None:
         """Take the norm of the gradients that the step was made with."""
         if self.events is None:
             return
         if not self._norms or (learn.step - 1) % self.every_steps == self.every_steps // 2:
             self._norms.append(dashboard.gradient_norm(self._parameters))
 
-    def after_batch(self, learn: Any) -> None:
+    def after_batch(self, learn: Learner) -> None:
         """Take the batch's loss, or its predictions."""
         if self.events is None:
             return
@@ -129,7 +132,7 @@ class TensorBoard(Callback):
         if learn.step // self.every_steps > self._read_at // self.every_steps:
             self._write_steps(learn)
 
-    def after_epoch(self, learn: Any) -> None:
+    def after_epoch(self, learn: Learner) -> None:
         """Add up what the validation gave, over all ranks."""
         if self.validation is None or not learn.validating:
             return
@@ -138,7 +141,7 @@ class TensorBoard(Callback):
         elif learn.ranks.together(learn.evaluator):
             self.validation.finish(learn.ranks.places(learn.dl))
 
-    def after_validate(self, learn: Any) -> None:
+    def after_validate(self, learn: Learner) -> None:
         """Write the epoch's row, pictures, curves and histograms."""
         if self.events is None:
             return
@@ -158,7 +161,7 @@ class TensorBoard(Callback):
             dashboard.write_histograms(self.events, learn.model, learn.step)
         self.events.flush()
 
-    def cleanup_fit(self, learn: Any, error: BaseException | None) -> None:
+    def cleanup_fit(self, learn: Learner, error: BaseException | None) -> None:
         """Write what is left, the session's end and the report, and close the event file, whatever happened."""
         if self.events is None:
             return
@@ -186,14 +189,14 @@ class TensorBoard(Callback):
 
     # ---- how -----------------------------------------------------------------------------------------------------
 
-    def _write_steps(self, learn: Any) -> None:
+    def _write_steps(self, learn: Learner) -> None:
         assert self.events is not None
         self._read_at = learn.step
         dashboard.write_scalars_of_steps(self.events, learn, self._losses, self._norms)
         self._losses, self._norms = [], []
         self.events.flush()
 
-    def _show_first_batch(self, learn: Any) -> None:
+    def _show_first_batch(self, learn: Learner) -> None:
         self._shown = True
         assert self.events is not None
         if self.events.is_open and self.images:
@@ -203,7 +206,7 @@ class TensorBoard(Callback):
         self.events.flush()
 
 
-def _n_samples(learn: Any) -> int:
+def _n_samples(learn: Learner) -> int:
     try:
         return first_dimension(learn.preds, learn.batch[1])
     except TypeError:  # nothing tells, as where a model returns its loss

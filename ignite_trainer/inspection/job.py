@@ -129,7 +129,7 @@ class _Last(Callback):
         self.y: Any = None
         self.counts = True
 
-    def after_batch(self, learn: Any) -> None:
+    def after_batch(self, learn: Learner) -> None:
         self.y, self.counts = learn.batch[1], counts(learn)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..callbacks import Callback
 from ..events import CancelFitException
+from ..learner import Learner
 from ..optim import rates_of
 from .findings import Finding, listed
 from .losses import ClassLoss
@@ -42,6 +43,7 @@ class Steps(Callback):
     """
 
     order = -1000
+    _learn: Learner  # that is watched
 
     def __init__(self, n_steps: int, loss: ClassLoss | None):
         self.n_watched, self.loss = n_steps // 2, loss
@@ -60,11 +62,10 @@ class Steps(Callback):
         self._scores: dict[str, bool] = {}
         self._times: list[tuple[float, float, float]] = []
         self._batch_over = time.perf_counter()
-        self._learn: Any = None
         self._hooks = ExitStack()
 
     @contextmanager
-    def watching(self, learn: Any) -> Iterator[None]:
+    def watching(self, learn: Learner) -> Iterator[None]:
         """In here the learner's model has hooks."""
         self._learn, model = learn, learn.model
         with self._hooks:
@@ -79,7 +80,7 @@ class Steps(Callback):
                 for name, parameter in model.named_parameters():
                     if parameter.requires_grad:
                         self._trainable.append(name)
-                        hook = parameter.register_hook(lambda grad, name=name: self._reached.add(name))
+                        hook = parameter.register_hook(lambda grad, name=name: self._reached.add(name))  # type: ignore[no-untyped-call]
                         stack.callback(hook.remove)
                 if not isinstance(model, torch.jit.ScriptModule):
                     hook = model.register_forward_hook(lambda module, args, output: self._see_scores(output))
@@ -88,19 +89,19 @@ class Steps(Callback):
 
     # ---- as a callback -------------------------------------------------------------------------------------------
 
-    def before_fit(self, learn: Any) -> None:
+    def before_fit(self, learn: Learner) -> None:
         lr = next(iter(rates_of(learn.opt)), math.nan)
         self.lr = None if math.isnan(lr) else lr
 
-    def before_batch(self, learn: Any) -> None:
+    def before_batch(self, learn: Learner) -> None:
         self._began = time.perf_counter()
 
-    def after_loss(self, learn: Any) -> None:
+    def after_loss(self, learn: Learner) -> None:
         if learn.engine.training and not learn.loss.requires_grad:
             self.broken = True
             raise CancelFitException
 
-    def after_batch(self, learn: Any) -> None:
+    def after_batch(self, learn: Learner) -> None:
         if not learn.engine.training:
             return
         if learn.device.type == "cuda":
@@ -204,7 +205,7 @@ class Steps(Callback):
             raise CancelFitException
 
 
-def counts(learn: Any) -> bool:
+def counts(learn: Learner) -> bool:
     """Whether the loss of the batch stands for any sample: not where all its labels are ignored."""
     return bool(learn.train_loss.size(learn.preds, learn.batch[1]) > 0)
 
