@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from numbers import Real
 from typing import Any
 
@@ -85,16 +85,21 @@ def check_for_ranks(metrics: Mapping[str, Metric]) -> None:
         TypeError: one of Ignite's that does so.
     """
     for name, metric in metrics.items():
-        parts = [metric]
-        for part in parts:  # those that a MetricsLambda is made of, too
-            args = part.args if isinstance(part, MetricsLambda) else ()  # asked of others, Ignite makes a function
-            parts += [each for each in args if isinstance(each, Metric)]
-        gathering = [part for part in parts if isinstance(part, _GATHERING)]
+        gathering = [part for part in _parts_of(metric) if isinstance(part, _GATHERING)]
         if gathering:
             raise TypeError(
                 f"a metric on several ranks adds up sums; {name!r}, Ignite's {type(gathering[0]).__name__}, gathers "
                 "batches of equal number and size: compute it from learn.predict, or evaluate in one process"
             )
+
+
+def _parts_of(metric: Metric) -> Iterator[Metric]:
+    """A metric, and those that a ``MetricsLambda`` is made of."""
+    yield metric
+    if isinstance(metric, MetricsLambda):  # asked of others for their args, Ignite makes a function
+        for part in metric.args:
+            if isinstance(part, Metric):
+                yield from _parts_of(part)
 
 
 def is_foreign(metric: Metric) -> bool:

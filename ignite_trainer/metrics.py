@@ -36,6 +36,14 @@ def accuracy(preds: Tensor, y: Tensor) -> Tensor:
     return (preds.argmax(dim=1) == y).float().mean()
 
 
+class OfOutput(Metric):
+    """A metric of an evaluator's outputs ``(preds, y)`` as they are; Ignite looks for a transform at each batch."""
+
+    def iteration_completed(self, engine: Engine) -> None:
+        """Take the output of a batch."""
+        self.update(engine.state.output)
+
+
 class Ratio(Metric):
     """A metric that is one sum divided by another, over all ranks."""
 
@@ -172,7 +180,7 @@ class Loss(WeightedMean):
         self.add(loop.loss, self.size(loop.preds, engine.state.batch[1]))  # type: ignore[index]
 
 
-class Accuracy(Ratio):
+class Accuracy(OfOutput, Ratio):
     """The share of samples whose largest prediction is at the label, counted in integers: exact.
 
     ``update`` takes ``(preds, y)``: scores (N, classes, ...) and class numbers (N, ...). NaN where no batch was seen.
@@ -246,12 +254,8 @@ class Accuracy(Ratio):
         self._add_up()
         return float(self._correct), float(self._n)
 
-    def iteration_completed(self, engine: Engine) -> None:
-        """Take the output ``(preds, y)`` of an evaluator."""
-        self.update(engine.state.output)  # type: ignore[arg-type]
 
-
-class BatchMean(WeightedMean):
+class BatchMean(OfOutput, WeightedMean):
     """A function of a batch, averaged over an epoch with the batch sizes as weights.
 
     Args:
@@ -284,12 +288,8 @@ class BatchMean(WeightedMean):
             )
         self.add(value.reshape(()), first_dimension(preds, y))
 
-    def iteration_completed(self, engine: Engine) -> None:
-        """Take the output ``(preds, y)`` of an evaluator."""
-        self.update(engine.state.output)  # type: ignore[arg-type]
 
-
-class UpdatedMetric(Metric):
+class UpdatedMetric(OfOutput):
     """A metric object of another library, with ``update(preds, y)``, ``compute()`` and ``reset()``, as in torchmetrics.
 
     Args:
@@ -317,7 +317,3 @@ class UpdatedMetric(Metric):
         """What the object computes; a tensor of one number as a number."""
         value = self._metric.compute()
         return value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
-
-    def iteration_completed(self, engine: Engine) -> None:
-        """Take the output ``(preds, y)`` of an evaluator."""
-        self.update(engine.state.output)  # type: ignore[arg-type]

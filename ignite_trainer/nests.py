@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-__all__ = ["map_leaves", "tensors_in"]
+__all__ = ["bytes_of", "map_leaves", "tensors_in"]
 
 
 def map_leaves(nest: Any, change: Callable[[Any], Any]) -> Any:
@@ -23,6 +24,17 @@ def map_leaves(nest: Any, change: Callable[[Any], Any]) -> Any:
         return change(nest)
     parts = (map_leaves(part, change) for part in nest)
     return type(nest)(*parts) if hasattr(nest, "_fields") else type(nest)(parts)  # a named tuple takes them one by one
+
+
+def bytes_of(tensor: Tensor) -> bytes:
+    """A tensor's numbers as they lie in memory, in the order of its elements.
+
+    >>> import torch
+    >>> bytes_of(torch.tensor([1, 2], dtype=torch.uint8))
+    b'\\x01\\x02'
+    """
+    numbers = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return numbers.numpy().tobytes()
 
 
 def tensors_in(nest: Any, path: str = "") -> Iterator[tuple[str, Tensor]]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .distributed import all_objects, of_main
 from .metrics import Loss
+from .nests import bytes_of
 
 __all__ = ["gather_states", "state_of_rank"]
 
@@ -84,7 +85,7 @@ def _digest(value: Any) -> bytes:
     digest = blake2b(digest_size=16)
     if isinstance(value, Tensor):
         digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(bytes_of(value))
     elif isinstance(value, dict):
         for key, part in value.items():
             digest.update(repr(key).encode() + _digest(part))

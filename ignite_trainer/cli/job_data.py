@@ -172,7 +172,10 @@ def _targets(dataset: Any) -> Tensor | None:
         targets = _targets(dataset.dataset)
         return None if targets is None else targets[torch.as_tensor(dataset.indices, dtype=torch.int64)]
     whole = whole_tensors(dataset)
-    targets = getattr(dataset, "targets", None) if whole is None else (*whole.tensors, None)[1]
+    if whole is None:
+        targets = getattr(dataset, "targets", None)
+    else:
+        targets = whole.tensors[1] if len(whole.tensors) > 1 else None
     return None if targets is None else torch.as_tensor(targets)
 
 

@@ -14,7 +14,7 @@ import tyro
 from .config_file import read_config
 from .mistakes import UserMistake
 
-__all__ = ["DEVICE", "Given", "Options", "check", "parse_options"]
+__all__ = ["DEVICE", "Given", "Options", "check_values", "parse_options"]
 
 
 def _optional(kind: str, otherwise: str) -> Any:  # Any: what tyro's markers are
@@ -170,11 +170,11 @@ def parse_options(words: Sequence[str], *, prog: str, description: str) -> Given
     paths = {name: getattr(parsed.job, name) for name in ("images", "folder")}
     paths = {name: path and path.expanduser() for name, path in paths.items()}  # no shell does it in YAML, or behind =
     job = dataclasses.replace(parsed.job, **paths)
-    check(job)
+    check_values(job)
     return Given(job, origins)
 
 
-def check(options: Options) -> None:
+def check_values(options: Options) -> None:
     """Refuse values outside their range, and such as could have no effect.
 
     Raises:

@@ -13,7 +13,7 @@ from .build import build_model
 from .config_file import read_config, read_yaml
 from .job_data import JobData
 from .mistakes import UserMistake, mistakes
-from .options import Given, Options, check
+from .options import Given, Options, check_values
 
 __all__ = ["Run", "check_data", "is_run", "read_run", "weights_file"]
 
@@ -103,7 +103,7 @@ def read_run(folder: Path) -> Run:
         raise UserMistake(f"{folder} was not made by `ignite-trainer train`: its {_CONFIG} has no job")
     values, origins = read_config(file, Options)
     given = Given(Options(**{**values, "folder": folder}), origins)
-    check(given.options)
+    check_values(given.options)
     try:
         samples = found.get("samples", {"value": ()})  # these two were not written at first
         dtype = found.get("input_dtype", {"value": "float32"})["value"]

@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..learner import Learner
+from ..nests import bytes_of
 from ..rng import get_rng_state, seed_everything
 from .jobs import builtin_loop_job, call, find_function
 from .mistakes import UserMistake
@@ -160,8 +160,4 @@ def _apart(sides: _Sides, hand: _Record, ours: _Record, step: int) -> str:
 
 
 def _digests(tensors: dict[str, Tensor]) -> Digests:
-    return {name: hashlib.blake2b(_bytes(tensor)).digest() for name, tensor in tensors.items()}
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return {name: hashlib.blake2b(bytes_of(tensor)).digest() for name, tensor in tensors.items()}

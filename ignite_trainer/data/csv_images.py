@@ -198,13 +198,13 @@ def as_rgb(image: Image.Image) -> Image.Image:
 
 
 def open_image(path: Path) -> Image.Image:
-    """The image in one of four modes: L, F (16 bits of grey, from 0 to 1), or RGB."""
+    """The image in mode L, in mode F (16 bits of grey, from 0 to 1; or floats, as they are), or in RGB."""
     from PIL import Image
 
     image: Image.Image
     with Image.open(path) as image:
         image.load()
-    if image.mode in ("1", "L", "LA", "La"):
+    if image.mode in ("1", "L", "LA"):
         return image.convert("L")
     if image.mode.startswith("I"):
         return Image.fromarray(np.asarray(image).astype(np.float32) / _BITS_16)

@@ -12,7 +12,9 @@ from ..rng import hash_seed
 
 
 class BatchOrder:
-    """The batches of every epoch as lists of indices, a ``batch_sampler`` for a stock ``DataLoader``.
+    """The batches of every epoch as lists of indices.
+
+    As a ``batch_sampler`` of a stock ``DataLoader`` it needs ``set_epoch`` before each epoch: nothing else calls it.
 
     The order of epoch e is a function of (seed, e): iteration can start anywhere in any epoch, and nothing is drawn
     from the global generators. ``iter()`` gives the batches of the epoch last set, from the batch last set; it does not
@@ -115,11 +117,11 @@ class BatchOrder:
         if not 0 <= rank < world:
             raise ValueError(f"rank goes from 0 to world - 1; got rank {rank!r} of world {world!r}")
         self.rank, self.world = rank, world
-        full, left = divmod(self.n_samples, self.batch_size)
-        has_share_of_full, has_share_of_last = rank < self.batch_size, rank < left
-        if self.equal_batches:
-            has_share_of_full, has_share_of_last = True, left > 0
-        self._length = full * has_share_of_full + (has_share_of_last and not self.drop_last)
+        n_full, left = divmod(self.n_samples, self.batch_size)
+        has_last = left > 0 and not self.drop_last
+        if not self.equal_batches:
+            n_full, has_last = n_full if rank < self.batch_size else 0, has_last and rank < left
+        self._length = n_full + has_last
 
     def indices(self, epoch: int) -> Tensor:
         """All samples in the order of this epoch, (n_samples,) int64; `share` cuts the batches out of it."""

@@ -72,11 +72,11 @@ class Checkpoint(Callback):
         mode: Literal["auto", "min", "max"] = "auto",
         background: bool = False,
     ):
-        intervals = {"every_steps": every_steps, "every_epochs": every_epochs, "every_seconds": every_seconds}
-        for name, value in {**intervals, "keep": keep}.items():
-            whole = name != "every_seconds"
-            if value is not None and not ((is_whole(value) if whole else is_number(value)) and value > 0):
-                raise ValueError(f"{name} is {'a whole number ' * whole}above 0, or None; got {value!r}")
+        for name, number in {"every_steps": every_steps, "every_epochs": every_epochs, "keep": keep}.items():
+            if number is not None and not (is_whole(number) and number > 0):
+                raise ValueError(f"{name} is a whole number above 0, or None; got {number!r}")
+        if every_seconds is not None and not (is_number(every_seconds) and every_seconds > 0):
+            raise ValueError(f"every_seconds is above 0, or None; got {every_seconds!r}")
         check_folder(folder, "give the others by name, as in every_steps=500")
         self._given_folder = None if folder is None else Path(folder)
         self.every_steps, self.every_epochs, self.every_seconds = every_steps, every_epochs, every_seconds

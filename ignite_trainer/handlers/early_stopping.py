@@ -85,12 +85,10 @@ class EarlyStopping(Callback):
             if self.restore_best:
                 self._weights = copy.deepcopy(learn.model.state_dict())
         elif self.best.exhausted:
-            learn.stop(
-                f"early stopping: {self.monitor} has not been better than {self.best.best:.6g} "
-                f"(epoch {self._best_epoch + 1}), with patience {self.best.patience}"
-                if self.best.best is not None
-                else f"early stopping: {self.monitor} has been NaN, with patience {self.best.patience}"
-            )
+            since = "been NaN"
+            if self.best.best is not None:
+                since = f"not been better than {self.best.best:.6g} (epoch {self._best_epoch + 1})"
+            learn.stop(f"early stopping: {self.monitor} has {since}, with patience {self.best.patience}")
 
     def cleanup_fit(self, learn: Learner, error: BaseException | None) -> None:
         """Put the best epoch's weights back, unless the fit ended by an exception."""
