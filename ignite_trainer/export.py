@@ -226,11 +226,12 @@ def _cannot_be_traced(model: nn.Module, error: Exception) -> ValueError:
 
 
 def _one_more(part: Any) -> Any:
-    return torch.cat([part, part[:1]]) if isinstance(part, Tensor) else part
+    return torch.cat([part, part[:1]]) if isinstance(part, Tensor) and part.ndim else part
 
 
 def _free_batch(x: Any) -> tuple[Any, ...]:
-    return (map_leaves(x, lambda part: {0: torch.export.Dim("batch")} if isinstance(part, Tensor) else None),)
+    batch = {0: torch.export.Dim("batch")}
+    return (map_leaves(x, lambda part: batch if isinstance(part, Tensor) and part.ndim else None),)
 
 
 def _emptied_and_loaded(model: nn.Module, path: Path) -> Callable[[Any], Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -19,7 +20,12 @@ def map_leaves(nest: Any, change: Callable[[Any], Any]) -> Any:
     {'a': [10, (20, 30)]}
     """
     if isinstance(nest, dict):
-        return {key: map_leaves(part, change) for key, part in nest.items()}
+        changed = {key: map_leaves(part, change) for key, part in nest.items()}
+        if type(nest) is dict:
+            return changed
+        same_kind = copy.copy(nest)  # with a default, with attributes
+        same_kind.update(changed)
+        return same_kind
     if not isinstance(nest, (tuple, list)) or isinstance(nest, PackedSequence):
         return change(nest)
     parts = (map_leaves(part, change) for part in nest)

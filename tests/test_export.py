@@ -251,3 +251,22 @@ def test_export_onnx_when_run_elsewhere_then_any_batch_size_gives_the_same(tmp_p
     outputs = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     # another runtime, which sums in another order
     torch.testing.assert_close(torch.from_numpy(outputs[0]), model.eval()(x).detach(), rtol=1e-4, atol=1e-5)
+
+
+class Scaled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+
+    def forward(self, x):
+        return self.layer(x["rows"]) * x["scale"]
+
+
+@pytest.mark.parametrize("format", ["torch", "safetensors"])
+def test_export_when_an_input_has_a_number_beside_its_rows_then_the_rows_alone_have_a_free_size(format, tmp_path):
+    x, path = {"rows": torch.randn(3, 2), "scale": torch.tensor(2.0)}, tmp_path / "model"
+    path = path.with_suffix(".pt2" if format == "torch" else ".safetensors")
+    export_model(model := Scaled(), x, path, format)
+    if format == "torch":
+        more = {"rows": torch.randn(7, 2), "scale": torch.tensor(3.0)}
+        assert torch.equal(torch.export.load(path).module()(more), model(more))

@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import pickle
 import warnings
+from collections import defaultdict
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ from ignite_trainer import (
     fit,
     seed_everything,
 )
+from ignite_trainer.steps import on_device
 from tests.tiny import blobs, dropout_net, hand_fit, mlp, same_state
 
 
@@ -1337,3 +1339,14 @@ def test_callbacks_of_a_step_of_ones_own_when_they_wait_in_vain_then_is_said_aft
         warnings.simplefilter("always")
         learner(cbs=[EMA(), look := Look()], step=step).fit(2)
     assert (look.said_before, len(warned)) == (1, 1)
+
+
+def test_batch_when_it_is_a_dict_of_another_kind_then_stays_one_on_the_device():
+    class Named(dict):
+        def __getattr__(self, name):
+            return self[name]
+
+    moved = on_device(Named(x=torch.ones(1), name="a"), torch.device("meta"))
+    assert (type(moved), moved.x.device.type, moved.name) == (Named, "meta", "a")
+    counts = on_device(defaultdict(list, x=torch.ones(1)), torch.device("meta"))
+    assert counts["missing"] == []

@@ -405,3 +405,19 @@ def test_tensorboard_when_a_finished_run_is_resumed_then_its_files_stay_as_they_
     again.fit(2, resume=True)
     assert again.stop_reason.startswith("finished before")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+def test_dashboard_when_weights_are_complex_and_pixels_infinite_then_is_written_without_a_warning(tmp_path):
+    class Complex(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(64, 3, dtype=torch.complex64))
+
+        def forward(self, x):
+            return (x.nan_to_num(0, 1, -1).flatten(1).to(torch.complex64) @ self.weight).abs()
+
+    images = torch.rand(9, 1, 8, 8)
+    images[0, 0, 0, 0], images[1, 0, 0, 0] = torch.inf, -torch.inf
+    data = [(images, torch.arange(9) % 3)]
+    Learner(Complex(), (data, data), nn.CrossEntropyLoss(), 0.1, [TensorBoard(tmp_path)], device="cpu").fit(1)
+    assert (tmp_path / "report.png").exists()

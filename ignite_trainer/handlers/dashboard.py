@@ -124,10 +124,10 @@ def write_validation(events: EventFile, record: ValidationRecord, names: list[st
 
 
 def write_histograms(events: EventFile, model: Any, step: int) -> None:
-    """The finite values of each parameter in 64 bins, counted on its device. Waits for the device."""
+    """The finite values of each parameter in 64 bins, of complex ones the sizes. Waits for the device."""
     summary = summaries()
     for name, parameter in model.named_parameters():
-        values = parameter.detach().float().flatten()
+        values = (parameter.detach().abs() if parameter.is_complex() else parameter.detach()).float().flatten()
         values = values[values.isfinite()]
         if not len(values):
             continue

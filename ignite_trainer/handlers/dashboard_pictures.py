@@ -133,10 +133,11 @@ def _paste_upright(canvas: Image, text: str, at: tuple[int, int]) -> None:
 def _thumbnail(image: Tensor) -> Image:
     from PIL import Image
 
-    array = image.detach().float().cpu().numpy()
+    array = image.detach().cpu().double().numpy()
     array = array.transpose(1, 2, 0) if array.ndim == 3 else array[:, :, None]
-    array = np.nan_to_num(array)
-    low, high = array.min(), array.max()
+    finite = array[np.isfinite(array)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    array = np.nan_to_num(array, nan=low, posinf=high, neginf=low)
     array = (255 * (array - low) / max(high - low, 1e-9)).astype(np.uint8)
     picture = Image.fromarray(np.broadcast_to(array, (*array.shape[:2], 3)).copy())
     scale = _CELL / max(picture.size)
