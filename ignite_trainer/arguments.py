@@ -117,7 +117,7 @@ def check_takes(name: str, function: Any, *arguments: str) -> None:
     taken, way_out = f"({', '.join(arguments)})", f"lambda {', '.join(arguments)}: ..."
     if function is not None and not callable(function):
         raise TypeError(f"{name} is called with {taken}; got {_called(function)}: give a function, {way_out}")
-    if function is not None and not takes(function, *arguments):
+    if function is not None and not takes(function, *arguments, follow_wrapped=False):
         raise TypeError(f"{name} is called with {taken}, which the function given does not take: {way_out}")
 
 
@@ -159,14 +159,14 @@ def is_whole(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def takes(function: Callable[..., Any], *arguments: Any) -> bool:
+def takes(function: Callable[..., Any], *arguments: Any, follow_wrapped: bool = True) -> bool:
     """Whether a function can be called with so many arguments; True where it does not tell.
 
     >>> takes(len, []), takes(lambda: None, 1)
     (True, False)
     """
     try:
-        inspect.signature(function).bind(*arguments)
+        inspect.signature(function, follow_wrapped=follow_wrapped).bind(*arguments)
     except TypeError:
         return False
     except ValueError:  # some functions in C have no signature

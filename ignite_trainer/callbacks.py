@@ -21,7 +21,7 @@ __all__ = ["Callback", "Dispatcher", "has_point", "in_order", "run_cbs", "warn_o
 
 _OF_OTHERS = re.compile(
     r"on_\w+_(begin|start|end)"  # Keras, Lightning, HF Trainer
-    r"|before_(train|validate|backward|step)|after_(train|pred|create|cancel_\w+)"  # fastai
+    r"|before_validate|after_(pred|create|cancel_\w+)"  # fastai, but for names that one gives to points of one's own
 )
 
 
@@ -177,7 +177,8 @@ def warn_of_uncalled(cbs: Iterable[Any], called: set[str]) -> None:
 
 def has_point(cb: Any, name: str) -> bool:
     """Whether a callback is called at a point: it has something there, not None, and does not leave it out."""
-    return getattr(cb, name, None) is not None and name not in getattr(cb, "_points_left_out", ())
+    left_out = name in getattr(cb, "_points_left_out", ()) and name not in vars(cb)
+    return getattr(cb, name, None) is not None and not left_out
 
 
 def _refuse_what_goes_elsewhere(cb: Any) -> None:

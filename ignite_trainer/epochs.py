@@ -48,7 +48,9 @@ class Epochs:
 
     def __getattr__(self, name: str) -> Any:
         """The loader's own attributes: Ignite's handlers read ``engine.state.dataloader.sampler``."""
-        return getattr(vars(self)["loader"], name)
+        if "loader" not in vars(self):  # a copy in the making
+            raise AttributeError(name)
+        return getattr(self.loader, name)
 
     def __iter__(self) -> Iterator[Any]:
         engine = self.engine

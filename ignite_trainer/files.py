@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -144,13 +145,18 @@ def new_run_folder(runs: Path, *, make: bool = True) -> Path:
         make: False: name it only, for a rank that does not write.
     """
     name = datetime.now().strftime("%Y%m%d-%H%M%S")
+    with suppress(OSError):  # a disk that fails is said by who writes there
+        if make:
+            runs.mkdir(parents=True, exist_ok=True)
     for path in (runs / name, *(runs / f"{name}-{number}" for number in range(2, 1000))):
         try:
             if make:
-                path.mkdir(parents=True)
+                path.mkdir()
+            elif path.exists():
+                continue
         except FileExistsError:
             continue
-        except OSError:  # a disk that fails is said by who writes there
+        except OSError:
             pass
         return path
     raise FileExistsError(f"a run has a folder of its own; {runs} has a thousand of {name}: give folder=...")

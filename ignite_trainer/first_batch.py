@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .callbacks import has_point
+from .callbacks import has_point, in_order
 from .events import TrainEvents
 from .loss_size import ignored_label, kind_of
 from .metrics import Accuracy, BatchMean
 from .rng import rng_kept
+from .steps import TrainStep
 from .user_warnings import warn_user
 
 if TYPE_CHECKING:
@@ -60,8 +61,8 @@ class FirstBatchChecks:
         if engine not in self._expected or engine.cancelled:
             return
         learn, (preds, y) = self.learn, (self.learn.preds, self.learn.batch[1])
-        counted = any(isinstance(metric, Accuracy) for metric in learn.metrics.values())
-        if counted and not isinstance(preds, Tensor) and not engine.training:
+        counted = any(type(metric) is Accuracy for metric in learn.metrics.values())
+        if counted and not isinstance(preds, Tensor) and not engine.training and not self._may_be_replaced(engine):
             raise TypeError(
                 f"accuracy compares scores, a tensor (N, classes); the model gives a {type(preds).__name__}: give a "
                 "function (preds, y) as the metric, which takes the scores out"
@@ -99,7 +100,7 @@ class FirstBatchChecks:
         if engine in self._expected and not engine.cancelled:
             learn = self.learn
             check_loss(learn.loss)
-            if engine.training and not learn.loss.requires_grad and not self._may_be_replaced(engine):
+            if type(engine.step) is TrainStep and not learn.loss.requires_grad and not self._may_be_replaced(engine):
                 raise ValueError(
                     "a training step goes down the gradient of the loss; this loss has none: thaw parameters with "
                     "requires_grad_(), detach neither predictions nor loss, and leave no_grad and inference_mode"
@@ -111,7 +112,7 @@ class FirstBatchChecks:
 
     def _may_be_replaced(self, engine: Any) -> bool:
         """Whether a callback or a handler is still to see the loss, and may assign another."""
-        return any(has_point(cb, "after_loss") for cb in self.learn.cbs) or bool(
+        return any(has_point(cb, "after_loss") for cb in in_order(self.learn.cbs)) or bool(
             engine.natives(TrainEvents.LOSS_COMPUTED)
         )
 

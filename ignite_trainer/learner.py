@@ -31,7 +31,16 @@ from .learner_metrics import attach_metrics, metrics_from
 from .loss_size import LossSize, first_dimension, loss_size_of
 from .metrics import Loss
 from .modes import modes_kept
-from .optim import OptimizerOptions, check_rate, check_step, check_tensors, plain_rate, warn_of_untrained
+from .optim import (
+    OptimizerOptions,
+    begin_at_rates_set_since,
+    check_rate,
+    check_step,
+    check_tensors,
+    plain_rate,
+    rates_of,
+    warn_of_untrained,
+)
 from .prediction import predict
 from .ranks import Ranks
 from .resume import Resumption, streams_kept
@@ -80,8 +89,8 @@ class Learner:
 
     Between fits ``model``, ``dls``, ``loss_func``, ``lr``, ``cbs`` and ``opt_func`` may be assigned, and the next fit
     uses them; during a fit ``model``, ``dls``, ``lr`` and ``cbs`` may not be, and another ``loss_func`` counts from the
-    next batch. Assigning ``metrics``, ``precision``, ``accumulate``, ``clip_norm``, ``compile`` or ``prepare_batch`` is
-    always an error.
+    next loss that is computed. Assigning ``metrics``, ``precision``, ``accumulate``, ``clip_norm``, ``compile`` or
+    ``prepare_batch`` is always an error.
 
     Attributes:
         epoch, iter: of the batch that is running, from 0; ``step`` counts optimizer steps of this fit.
@@ -165,6 +174,7 @@ class Learner:
         self.lr, self._opt_func_given = self.optimizer_options.lr, opt_func
         self._check_opt_func(made)
         self.opt = optimizer
+        self._rates_left: tuple[Any, list[float]] = (None, [])
         check_tensors(optimizer, model)
         check_folder(folder)
         self._folder, self.folder_given = None if folder is None else Path(folder), folder is not None
@@ -184,7 +194,7 @@ class Learner:
 
     def _make_engines(self, step: Step | None, size: LossSize) -> None:
         device, precision = self.device, self.precision
-        prepare = self.prepare = preparation(device, self.prepare_batch)
+        prepare = self.prepare_pair = preparation(device, self.prepare_batch)
         autocast = autocast_for(precision, device)
         window = window_for(device, size, precision=precision, accumulate=self.accumulate, clip_norm=self.clip_norm)
         train_step = TrainStep(prepare, autocast, window) if step is None else own_step(step, prepare, autocast, window)
@@ -237,10 +247,12 @@ class Learner:
         self._refuse_in_fit("model", "give the fit a callback that changes the model that it has")
         check_model(model, call="learn.model = ...")
         within = getattr(model, "_orig_mod", None)  # what torch.compile was given: its state has no prefix
-        self._model = (model if within is None else within).to(self.device)
+        former, plain = getattr(self, "_model", None), model if within is None else within
+        self._model = plain.to(self.device)
         self._compiled = model if within is not None else torch.compile(self._model) if self.compile else None
         self.forward = self._called
-        self.opt = None  # until one is needed: the last moves the former model's parameters
+        if plain is not former:
+            self.opt = None  # until one is needed: the last moves the former model's parameters
 
     @property
     def dls(self) -> Any:
@@ -250,28 +262,27 @@ class Learner:
     @dls.setter
     def dls(self, dls: Any) -> None:
         self._refuse_in_fit("dls", _CURRICULUM)
-        pair_of_loaders(dls)  # refused here
-        self._dls = dls
+        self._dls, (self._train_dl, self._valid_dl) = dls, pair_of_loaders(dls)
 
     @property
     def train_dl(self) -> Any:
-        """The training loader of ``dls``; assigned between fits, as ``dls`` is."""
-        return pair_of_loaders(self._dls)[0]
+        """The training loader, of ``dls`` or as it was assigned since."""
+        return self._train_dl
 
     @train_dl.setter
     def train_dl(self, train_dl: Any) -> None:
         self._refuse_in_fit("train_dl", _CURRICULUM)
-        self.dls = train_dl, self.valid_dl
+        self._train_dl = train_dl
 
     @property
     def valid_dl(self) -> Any:
-        """The validation loader of ``dls``, or None; assigned between fits, as ``dls`` is."""
-        return pair_of_loaders(self._dls)[1]
+        """The validation loader, of ``dls`` or as it was assigned since; None: there is none."""
+        return self._valid_dl
 
     @valid_dl.setter
     def valid_dl(self, valid_dl: Any) -> None:
         self._refuse_in_fit("valid_dl", _CURRICULUM)
-        self.dls = self.train_dl, valid_dl
+        self._valid_dl = valid_dl
 
     @property
     def loss_func(self) -> Any:
@@ -298,7 +309,7 @@ class Learner:
 
     @cbs.setter
     def cbs(self, cbs: Iterable[Any]) -> None:
-        self._refuse_in_fit("cbs", "have a callback do nothing until it is its turn")
+        self._refuse_in_fit("cbs", "have a callback do nothing until it is its turn, or assign them in cleanup_fit")
         check_cbs(cbs)
         self._cbs = list(cbs)
 
@@ -360,6 +371,8 @@ class Learner:
             self.opt.zero_grad()  # some write p.grad.zero_(), which needs a gradient
         if self._window is not None:
             self._window.begin_fit()
+        if self._rates_left[0] is self.opt:
+            begin_at_rates_set_since(*self._rates_left)
         self._first_batches.expect(self.trainer, self.evaluator)
         self._start_afresh(n_epochs)
         done = self._resumption.begin(state)
@@ -520,6 +533,10 @@ class Learner:
             self._folder = new_run_folder(Path("runs"), make=is_main())
         return self._folder
 
+    def name_folder(self) -> Path:
+        """The run's folder, not made yet where none was given, for ranks to agree on."""
+        return new_run_folder(Path("runs"), make=False) if self._folder is None else self._folder
+
     def use_folder(self, folder: Path) -> None:
         """Have handlers write there from now on."""
         self._folder = folder
@@ -533,6 +550,11 @@ class Learner:
     def has_own_step(self) -> bool:
         """Whether the training step is the user's, without the points of ``TrainStep`` in it."""
         return not isinstance(self.trainer.step, TrainStep)
+
+    @property
+    def batches_in_step(self) -> int:
+        """How many batches make an optimizer step; 1 for a step of one's own."""
+        return 1 if self._window is None else self._window.n_batches
 
     @property
     def at_step_boundary(self) -> bool:
@@ -616,7 +638,7 @@ class Learner:
         loader = self.valid_dl if self.validates else self.train_dl
         refuse_one_shot(loader, "x, an input, is that of a first batch, unless it is given")
         with streams_kept(loader):
-            return self.prepare(first_batch(loader))[0]
+            return self.prepare_pair(first_batch(loader))[0]
 
     def _share_of(self, dl: Any, *, training: bool) -> AbstractContextManager[None]:
         return nullcontext() if self.ranks is None else self.ranks.share_of(dl, training=training)
@@ -673,6 +695,7 @@ class Learner:
                 raise
             finally:
                 self.in_fit = self.validating = False
+                self._rates_left = self.opt, rates_of(self.opt)
                 self.trainer.opener = None
                 self.trainer.widest = self.evaluator.widest = Scope.EPOCH
 

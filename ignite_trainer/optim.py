@@ -105,13 +105,21 @@ def check_rate(lr: Any) -> None:
 
 def plain_rate(lr: Any) -> Any:
     """NumPy's numbers as Python's: configurations and checkpoints are plain data."""
-    return lr.item() if hasattr(lr, "item") and not isinstance(lr, Tensor) else lr
+    is_numpys = hasattr(lr, "item") and not isinstance(lr, Tensor) and getattr(lr, "size", 1) == 1
+    return lr.item() if is_numpys else lr
 
 
 def rates_of(optimizer: Any) -> list[float]:
     """The learning rate of each group of parameters; NaN of one without, as where an optimizer finds its own."""
     rates = [group.get("lr") for group in getattr(optimizer, "param_groups", None) or ()]
     return [math.nan if rate is None else float(rate) for rate in rates]
+
+
+def begin_at_rates_set_since(optimizer: Any, rates_left: list[float]) -> None:
+    """torch 2.13 keeps ``initial_lr`` from the first scheduler on; a rate that was set since is one to begin at."""
+    for group, rate, left in zip(getattr(optimizer, "param_groups", ()), rates_of(optimizer), rates_left, strict=False):
+        if rate != left and not math.isnan(rate):
+            group.pop("initial_lr", None)
 
 
 def check_tensors(optimizer: Any, model: nn.Module) -> None:

@@ -57,4 +57,4 @@ def _input_of(learn: Learner, batch: Any) -> Any:
             batch = (*batch, None)
         elif isinstance(batch, dict):
             batch = batch, None
-    return learn.prepare(batch)[0]
+    return learn.prepare_pair(batch)[0]

@@ -158,7 +158,7 @@ class Ranks:
         if learn.validates:
             self.share_of(learn.valid_dl, training=False)  # refused now, not after an epoch
         self.share_model()
-        learn.use_folder(of_main(learn.folder))
+        learn.use_folder(of_main(learn.name_folder()))
 
     def begin_epoch(self) -> None:
         """Have a stock loader's sampler draw this epoch's order."""

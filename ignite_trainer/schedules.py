@@ -146,7 +146,7 @@ def build_scheduler(
             "give those of its parts, or let a callback move them"
         )
     given: Any = schedule
-    if given in (one_cycle, warmup_cosine):
+    if given is one_cycle or given is warmup_cosine:
         name = given.__name__
         raise TypeError(f"{name} makes a schedule when it is called; got the function itself: give {name}(...)")
     if not callable(schedule) or isinstance(schedule, LRScheduler):

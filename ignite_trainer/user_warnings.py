@@ -7,7 +7,7 @@ import warnings
 
 __all__ = ["warn_user"]
 
-_ON_THE_WAY = {"ignite_trainer", "ignite", "contextlib"}
+_ON_THE_WAY = {"ignite_trainer", "ignite", "contextlib", "torch"}
 
 
 def warn_user(message: str) -> None:
@@ -16,6 +16,6 @@ def warn_user(message: str) -> None:
     Source: ``find_stack_level`` of pandas.
     """
     frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _ON_THE_WAY:
+    while frame.f_back is not None and (frame.f_globals.get("__name__") or "").partition(".")[0] in _ON_THE_WAY:
         frame, level = frame.f_back, level + 1
     warnings.warn(message, stacklevel=level)

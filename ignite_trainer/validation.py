@@ -32,6 +32,7 @@ class Validation:
 
     def __init__(self, learn: Learner):
         self.learn = learn
+        self._step_was_seen = False  # in this fit: an epoch of a step of one's own
         self._due = False  # VALIDATED, for the epoch that is ending
 
     def attach(self, trainer: CancellableEngine) -> None:
@@ -44,7 +45,10 @@ class Validation:
         """Evaluate and add the row."""
         learn = self.learn
         learn.in_training_epoch = self._due = False
-        if learn.has_own_step and learn.in_fit and not learn.history:
+        if not learn.history:
+            self._step_was_seen = False
+        if learn.has_own_step and learn.in_fit and learn.trainer.place >= 0 and not self._step_was_seen:
+            self._step_was_seen = True
             warn_of_uncalled(learn.cbs, learn.called_by_name)
         if learn.ranks is not None:
             learn.ranks.agree(learn.trainer)

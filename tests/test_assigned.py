@@ -1,7 +1,6 @@
 """What is assigned to a learner, between fits and within one: it counts, or it is refused."""
 
 import functools
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -133,7 +132,6 @@ def test_evaluate_when_called_by_a_callback_then_the_first_batch_of_its_loader_i
 def test_loader_when_assigned_then_is_that_of_the_next_fit_and_is_refused_within_one(name):
     learn = seeded_learner()
     setattr(learn, name, ready()[:2])
-    assert learn.dls[name == "valid_dl"] == getattr(learn, name)
     learn.fit(1)
     assert learn.step == (2 if name == "train_dl" else 4)
     learn.cbs = [AtEpoch1(**{name: ready()})]
@@ -143,12 +141,30 @@ def test_loader_when_assigned_then_is_that_of_the_next_fit_and_is_refused_within
         learn.fit(2)
 
 
-def test_loader_when_replaced_in_the_object_that_was_given_then_is_that_of_the_next_fit():
-    dls = SimpleNamespace(train=ready(), valid=None)
-    learn = seeded_learner(data=dls)
-    dls.train = ready()[:2]
+def test_dls_when_it_makes_its_loaders_at_each_question_then_is_asked_once():
+    class Makes:
+        n_made, valid, vocabulary = 0, None, 5
+
+        @property
+        def train(self):
+            self.n_made += 1
+            return ready()
+
+    learn = seeded_learner(data=(dls := Makes()))
+    n_made = dls.n_made
+    learn.fit(2)
+    learn.train_dl = ready()[:2]
     learn.fit(1)
-    assert learn.step == 2
+    assert (learn.step, dls.n_made, learn.dls.vocabulary) == (2, n_made, 5)
+
+
+def test_model_when_it_is_assigned_to_itself_or_compiled_then_the_optimizer_stays():
+    learn = seeded_learner(opt_func=lambda parameters, lr: optim.SGD(parameters, lr, momentum=0.9))
+    learn.one_epoch(train=True)
+    opt = learn.opt
+    learn.model = learn.model
+    learn.model = torch.compile(learn.model, backend="eager")
+    assert learn.opt is opt
 
 
 @pytest.mark.parametrize(
@@ -181,3 +197,42 @@ def test_opt_func_when_the_rates_are_in_the_groups_then_need_not_take_one():
     )
     learn.fit(1)
     assert learn.history[0]["lr"] == 0.5
+
+
+def test_function_when_it_wraps_another_then_its_own_arguments_count():
+    def raw(learn, scale):
+        learn.preds = learn.model(learn.batch[0])
+        learn.loss = scale * learn.loss_func(learn.preds, learn.batch[1])
+        learn.loss.backward()
+        learn.opt.step()
+        learn.opt.zero_grad()
+
+    @functools.wraps(raw)
+    def step(learn):
+        raw(learn, 2.0)
+
+    learn = seeded_learner(step=step)
+    learn.fit(1)
+    assert learn.step == 4
+
+
+@pytest.mark.parametrize("name", ["after_pred", "after_create", "after_cancel_fit", "before_validate", "on_epoch_end"])
+def test_callback_when_it_has_a_point_of_fastai_or_keras_alone_then_is_warned_of(name):
+    cb = type("Mine", (), {name: lambda self, learn: None})()
+    with pytest.warns(UserWarning, match=f"a fit calls no {name}$"):
+        seeded_learner([cb]).fit(1)
+
+
+def test_callback_when_it_has_a_point_of_ones_own_then_is_not_warned_of():
+    class Mine(Callback):
+        def before_step(self, learn): ...
+
+    seeded_learner([Mine()]).fit(1)
+
+
+def test_folder_when_the_runs_cannot_be_made_then_naming_it_says_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").symlink_to(tmp_path / "unmounted" / "disk")
+    learn = seeded_learner()
+    assert learn.folder.parent.name == "runs"
+    learn.fit(1)

@@ -253,8 +253,34 @@ def test_schedule_when_rates_are_set_between_fits_then_begins_at_them_and_else_w
 
 def test_plateau_when_it_waits_for_the_opposite_of_what_the_monitors_name_says_then_is_warned_of():
     plateau = Schedule(lambda opt: lr_scheduler.ReduceLROnPlateau(opt), step="validate", monitor="valid_accuracy")
-    with pytest.warns(UserWarning, match="mode='min'.* while valid_accuracy rises, .*: give mode='max'$"):
+    with pytest.warns(UserWarning, match="valid_accuracy is better the higher it is; .*mode='min'.*: give mode='max'$"):
         fit(plateau, valid=batches(), metrics={"accuracy": accuracy}, n_epochs=1)
+
+
+def test_plateau_when_the_monitors_name_says_nothing_then_is_not_warned_of():
+    for mode in ("min", "max"):
+        plateau = Schedule(
+            lambda opt, mode=mode: lr_scheduler.ReduceLROnPlateau(opt, mode), step="validate", monitor="valid_regret"
+        )
+        fit(plateau, valid=batches(), metrics={"regret": accuracy}, n_epochs=1)
+
+
+def test_schedules_when_there_are_two_on_an_optimizer_that_is_kept_then_each_fit_begins_where_the_first_did():
+    model = mlp()
+    opt, rates = optim.SGD(model.parameters(), 0.1), Rates()
+    cbs = [rates, Schedule(lambda step: min(1.0, (step + 1) / 4)), Schedule(SCHEDULERS["ExponentialLR"], step="epoch")]
+    learn = Learner(model, (batches(), None), nn.CrossEntropyLoss(), optimizer=opt, cbs=cbs, device="cpu")
+    starts = []
+    for _ in range(3):
+        rates.seen = []
+        learn.fit(2)
+        starts.append(rates.seen[:4])
+    assert starts[0] == starts[1] == starts[2]
+    opt.param_groups[0]["lr"] = 0.001
+    learn.fit(0)
+    rates.seen = []
+    learn.fit(2)
+    assert rates.seen[:4] == pytest.approx([rate / 100 for rate in starts[0]], rel=1e-12)  # a factor of another rate
 
 
 def test_schedule_when_the_optimizer_has_no_groups_then_is_refused_with_a_way_out():

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -421,3 +422,22 @@ def test_dashboard_when_weights_are_complex_and_pixels_infinite_then_is_written_
     data = [(images, torch.arange(9) % 3)]
     Learner(Complex(), (data, data), nn.CrossEntropyLoss(), 0.1, [TensorBoard(tmp_path)], device="cpu").fit(1)
     assert (tmp_path / "report.png").exists()
+
+
+def test_graph_when_tracing_raises_whatever_it_does_then_is_left_out_with_a_warning(tmp_path):
+    class Inputs(NamedTuple):
+        x: torch.Tensor
+        scale: torch.Tensor
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 3)
+
+        def forward(self, inputs):
+            return self.layer(inputs.x) * inputs.scale  # tracing makes a plain tuple of it
+
+    data = [(Inputs(torch.ones(3, 2), torch.ones(3, 1)), torch.arange(3))]
+    cbs = [TensorBoard(tmp_path, graph=True)]
+    with pytest.warns(UserWarning, match="graph=True shows what torch can trace; Net is not: "):
+        Learner(Net(), (data, None), nn.CrossEntropyLoss(), 0.1, cbs, device="cpu").fit(1)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ignite_trainer import Callback, Learner, create_trainer, param_groups
+from ignite_trainer import Callback, Learner, accuracy, create_trainer, param_groups
 
 DATA = [(torch.ones(4, 2), torch.ones(4, 1))] * 2
 
@@ -42,6 +42,12 @@ def own_step(learn):
     learn.opt.zero_grad()
 
 
+def evaluate_ignored_labels():
+    data = [(torch.ones(4, 2), torch.tensor([0, 1, -100, 1]))]
+    how = {"precision": "bf16", "metrics": {"accuracy": accuracy}, "device": "cpu"}
+    Learner(nn.Linear(2, 2), (data, data), nn.CrossEntropyLoss(), 0.1, **how).evaluate()
+
+
 def frozen_weight():
     layer = nn.Linear(2, 1)
     layer.weight.requires_grad_(False)
@@ -65,6 +71,7 @@ def assign(**values):
         lambda: learner(step=own_step, accumulate=2),
         lambda: learner(cbs=[WaitsForSteps()], step=own_step).fit(1),
         lambda: learner(cbs=[HookOfOthers()]).fit(1),
+        lambda: evaluate_ignored_labels(),
         lambda: param_groups(frozen_weight(), lr=0.1, overrides={"weight": {"lr": 0.2}}),
     ],
     ids=[
@@ -76,6 +83,7 @@ def assign(**values):
         "option",
         "point",
         "hook",
+        "ignored",
         "group",
     ],
 )

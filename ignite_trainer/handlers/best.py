@@ -14,6 +14,13 @@ LOWER_AS_WORDS = frozenset(
         *("nll", "penalty", "ppl", "smape", "ter", "wasserstein", "wer"),
     ]
 )
+HIGHER_AS_WORDS = frozenset(
+    [
+        *("acc", "accuracy", "ap", "auc", "auroc", "bleu", "dice", "f1", "iou", "jaccard", "kappa", "map", "mcc"),
+        *("miou", "ndcg", "precision", "psnr", "r2", "recall", "rouge", "score", "sensitivity", "specificity"),
+        *("ssim"),
+    ]
+)
 
 
 def check_monitor(monitor: str, monitors: Sequence[str]) -> None:
@@ -47,19 +54,31 @@ class BestState(TypedDict):
     bad: int
 
 
-def mode_for(monitor: str) -> Literal["min", "max"]:
-    """The direction in which a value of this name gets better, by its name alone.
+def direction_of(monitor: str) -> Literal["min", "max"] | None:
+    """The direction in which a value of this name gets better, where the name tells.
 
     Args:
         monitor: a key of a history row. "min" if it has loss, error, mse, mae or perplexity in it, or one of the words
-            between its underscores is wer, nll or another of ``LOWER_AS_WORDS``; else "max".
+            between its underscores is wer, nll or another of ``LOWER_AS_WORDS``; "max" if one is accuracy, auc or
+            another of ``HIGHER_AS_WORDS``.
 
-    >>> mode_for("valid_loss"), mode_for("valid_wer"), mode_for("valid_accuracy")
-    ('min', 'min', 'max')
+    >>> direction_of("valid_loss"), direction_of("valid_wer"), direction_of("valid_accuracy"), direction_of("valid_x")
+    ('min', 'min', 'max', None)
     """
     name = monitor.lower()
-    lower = any(part in name for part in LOWER_IS_BETTER) or not LOWER_AS_WORDS.isdisjoint(name.split("_"))
-    return "min" if lower else "max"
+    words = name.split("_")
+    if any(part in name for part in LOWER_IS_BETTER) or not LOWER_AS_WORDS.isdisjoint(words):
+        return "min"
+    return None if HIGHER_AS_WORDS.isdisjoint(words) else "max"
+
+
+def mode_for(monitor: str) -> Literal["min", "max"]:
+    """The direction in which a value of this name gets better; "max" where the name does not tell.
+
+    >>> mode_for("valid_loss"), mode_for("valid_x")
+    ('min', 'max')
+    """
+    return direction_of(monitor) or "max"
 
 
 class Best:

@@ -75,7 +75,7 @@ class NaNGuard(Callback):
                 weighs = n > 0 if isinstance(n, Tensor) else loss.new_full((), n > 0, dtype=torch.bool)
                 loss = loss.where(weighs, 0.0)
             self._losses.append((learn.epoch, learn.iter, loss))
-            if len(self._losses) >= self.every_steps * learn.accumulate:
+            if len(self._losses) >= self.every_steps * learn.batches_in_step:
                 self._look(learn)
 
     def after_epoch(self, learn: Learner) -> None:

@@ -10,10 +10,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ..callbacks import Callback
 from ..epochs import loader_length
-from ..optim import rates_of
 from ..schedules import LRSchedule, build_scheduler
 from ..user_warnings import warn_user
-from .best import check_monitor, mode_for
+from .best import check_monitor, direction_of
 
 if TYPE_CHECKING:
     from ..learner import Learner
@@ -60,9 +59,6 @@ class Schedule(Callback):
         self._laid_out: int | None = None  # over so many of its own steps
         self._n_epochs = self._steps_before_epoch = 0
         self._left_out: tuple[float, ...] | None = None  # what the step after the last would have been given
-        self._rates_left: tuple[Any, list[float]] | None = (
-            None  # the optimizer of the last fit, and its rates at the end
-        )
         if step != "batch":
             self._leave_out("after_step")
 
@@ -74,7 +70,6 @@ class Schedule(Callback):
         if learn.n_epochs == 0:  # nothing is trained, and there is nothing to lay out
             self.scheduler = None
             return
-        self._begin_at_rates_set_since(learn.opt)
         self.scheduler = build_scheduler(self.spec, learn.opt, self._laid_out)
         if isinstance(self.scheduler, ReduceLROnPlateau) != (self.every == "validate"):
             raise ValueError(
@@ -83,11 +78,11 @@ class Schedule(Callback):
             )
         if self.every == "validate":
             check_monitor(self.monitor, learn.monitors)
-            if self.scheduler.mode != mode_for(self.monitor):
-                rises = "rises" if self.scheduler.mode == "min" else "falls"
+            better = direction_of(self.monitor)
+            if better is not None and better != self.scheduler.mode:
                 warn_user(
-                    f"ReduceLROnPlateau(mode={self.scheduler.mode!r}) lowers the rate while {self.monitor} {rises}, "
-                    f"which by its name is to go on: give mode={mode_for(self.monitor)!r}"
+                    f"by its name {self.monitor} is better the {'lower' if better == 'min' else 'higher'} it is; "
+                    f"ReduceLROnPlateau(mode={self.scheduler.mode!r}) lowers the rate then: give mode={better!r}"
                 )
 
     def after_step(self, learn: Learner) -> None:
@@ -101,17 +96,6 @@ class Schedule(Callback):
         if self.every != "batch" and moved:
             value = (learn.history[-1][self.monitor],) if self.every == "validate" else ()
             self._step(*value, last=learn.epoch + 1 == learn.n_epochs)
-
-    def cleanup_fit(self, learn: Learner, error: BaseException | None) -> None:
-        """Note the rates that the fit has left."""
-        self._rates_left = learn.opt, rates_of(learn.opt)
-
-    def _begin_at_rates_set_since(self, optimizer: Any) -> None:
-        """torch 2.13 keeps ``initial_lr`` from the first scheduler on; a rate that was set since is one to begin at."""
-        if self._rates_left is not None and self._rates_left[0] is optimizer:
-            for group, rate in zip(optimizer.param_groups, self._rates_left[1], strict=False):
-                if group["lr"] != rate:
-                    group.pop("initial_lr", None)
 
     def _step(self, *value: float, last: bool) -> None:
         """n steps have n rates: none is set after the last, unless a resumed run goes on behind it."""

@@ -78,7 +78,7 @@ def check(learn: Learner, *, n_batches: int = 2000) -> Inspection:
         with steps.watching(twin):
             twin.fit(1)
         readings = _readings(learn, twin, cbs, steps, loss, n_batches)
-        forgotten = _outside_the_optimizer(twin)
+        forgotten = [] if learn.has_own_step else _outside_the_optimizer(twin)
     findings = [finding for reading in readings for finding in reading.findings()]
     found = {finding.kind for finding in findings}
     findings += [finding for finding in steps.findings() if finding.kind not in found]  # the data names all samples
@@ -150,7 +150,7 @@ def _readings(
         Reading(
             loader,
             phase,
-            twin.prepare,
+            twin.prepare_pair,
             n_batches,
             handles_nan=handles_nan,
             loss=loss,
