@@ -6,16 +6,14 @@ import re
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch.optim.lr_scheduler import LRScheduler
 
 from .arguments import is_number, takes
 from .events import POINTS, CancelException
+from .learner_like import LearnerLike
 from .user_warnings import warn_user
-
-if TYPE_CHECKING:
-    from .learner import Learner
 
 __all__ = ["Callback", "Dispatcher", "has_point", "in_order", "run_cbs", "warn_of_uncalled"]
 
@@ -81,7 +79,7 @@ def in_order(cbs: Iterable[Any]) -> list[Any]:
     )
 
 
-def run_cbs(cbs: Iterable[Any], method_name: str, learn: Learner | None = None) -> None:
+def run_cbs(cbs: Iterable[Any], method_name: str, learn: Any = None) -> None:
     """Call a method on every callback that has it, sorted by ``order``, then by place.
 
     Args:
@@ -109,7 +107,7 @@ class Dispatcher:
         also: engine → points at which something else listens.
     """
 
-    def __init__(self, learn: Learner, also: Callable[[Any], set[str]]):
+    def __init__(self, learn: LearnerLike, also: Callable[[Any], set[str]]):
         self.learn, self.also = learn, also
         self.methods: dict[str, list[tuple[Any, Callable[[Any], None]]]] = {}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +13,12 @@ from torch.nn import functional as F
 
 from .callbacks import has_point, in_order
 from .events import TrainEvents
+from .learner_like import LearnerLike
 from .loss_size import ignored_label, kind_of
 from .metrics import Accuracy, BatchMean
 from .rng import rng_kept
 from .steps import TrainStep
 from .user_warnings import warn_user
-
-if TYPE_CHECKING:
-    from .learner import Learner
 
 __all__ = ["FirstBatchChecks", "check_broadcast", "check_loss", "check_predictions"]
 
@@ -41,7 +39,7 @@ class FirstBatchChecks:
         changed: called with an engine whose batch is to be looked at from now on, or no longer.
     """
 
-    def __init__(self, learn: Learner):
+    def __init__(self, learn: LearnerLike):
         self.learn = learn
         self.changed: Callable[[Any], None] = lambda engine: None
         self._expected: set[Any] = set()

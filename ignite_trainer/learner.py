@@ -132,6 +132,7 @@ class Learner:
     prepare_batch = Fixed[Any]()
 
     opt: Any
+    _model: nn.Module
     outcome: Literal["finished", "resumable", "broken"]
     in_fit = False
 

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .data import OrderedLoader
 from .epochs import batches_of, check_loader
+from .learner_like import LearnerLike
 from .modes import modes_kept
 from .steps import on_device
-
-if TYPE_CHECKING:
-    from .learner import Learner
 
 __all__ = ["predict"]
 
 
-def predict(learn: Learner, dl: Any) -> Tensor:
+def predict(learn: LearnerLike, dl: Any) -> Tensor:
     """What ``Learner.predict`` gives: (N, …) on the CPU, on every rank."""
     check_loader(dl, 1, "prediction")
     outputs, ranks = [], learn.ranks
@@ -36,7 +34,7 @@ def predict(learn: Learner, dl: Any) -> Tensor:
                     raise TypeError(f"predict joins tensors (N, ...) of the batches; the model gave {what} for one")
                 outputs.append(output.cpu())
     if ranks is not None:
-        return ranks.in_order(outputs, dl, first)
+        return ranks.in_order(outputs, dl, first)  # type: ignore[no-any-return]
     if not outputs:
         raise ValueError("a loader gives at least one batch; the one given to predict gave none")
     shapes = {tuple(output.shape[1:]) for output in outputs}
@@ -48,7 +46,7 @@ def predict(learn: Learner, dl: Any) -> Tensor:
     return torch.cat(outputs)
 
 
-def _input_of(learn: Learner, batch: Any) -> Any:
+def _input_of(learn: LearnerLike, batch: Any) -> Any:
     """x of a batch: ``(x, y)``, x itself, or ``(x,)`` as a dataset of x alone gives it."""
     if isinstance(batch, Tensor):
         return on_device(batch, learn.device)

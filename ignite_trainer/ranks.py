@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from ignite.engine import Events
@@ -14,15 +14,13 @@ from .data import OrderedLoader
 from .distributed import all_objects, of_main, rank, share_tensors, sum_float64, world_size
 from .events import Scope
 from .gradients import GradientWindow
+from .learner_like import LearnerLike
 from .learner_metrics import check_for_ranks, is_foreign
 from .loadable import UNKNOWN, shapes_of
 from .loss_size import LossSize
 from .rank_gradients import RankWindow
 from .shares import Share, is_filler, loader_identity, places_of
 from .steps import TrainStep
-
-if TYPE_CHECKING:
-    from .learner import Learner
 
 __all__ = ["Ranks"]
 
@@ -62,7 +60,7 @@ class Ranks:
         stopped_by: the rank whose ``learn.stop`` ended the fit; None: none did.
     """
 
-    def __init__(self, learn: Learner):
+    def __init__(self, learn: LearnerLike):
         self.learn, self.rank, self.world = learn, rank(), world_size()
         self._reset()
 

@@ -6,19 +6,17 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from .data import OrderedLoader
 from .distributed import is_main, of_main, rank, world_size
+from .learner_like import LearnerLike
 from .rank_states import gather_states, state_of_rank
 from .rng import get_rng_state, rng_kept, set_rng_state
 from .same_job import check_groups, check_state, generators_of, loss_state, options_of, stateful, warn_of_lost_state
 from .shares import loader_identity
-
-if TYPE_CHECKING:
-    from .learner import Learner
 
 __all__ = ["WALL_CLOCK", "MidEpoch", "Resumption", "restore", "snapshot", "streams_kept"]
 
@@ -26,7 +24,7 @@ WALL_CLOCK = ("seconds", "time/samples_per_second")
 """The columns of a history and the tags of a dashboard that may differ between a run and its resumed twin."""
 
 
-def snapshot(learn: Learner, *, done: bool = False, of_all_ranks: bool = True) -> dict[str, Any]:
+def snapshot(learn: LearnerLike, *, done: bool = False, of_all_ranks: bool = True) -> dict[str, Any]:
     """The state of a fit after the batch, or the epoch, that has just ended: plain data for ``weights_only`` loading.
 
     Args:
@@ -43,7 +41,7 @@ def snapshot(learn: Learner, *, done: bool = False, of_all_ranks: bool = True) -
     return state
 
 
-def _snapshot(learn: Learner, done: bool) -> dict[str, Any]:
+def _snapshot(learn: LearnerLike, done: bool) -> dict[str, Any]:
     mid_epoch = learn.in_training_epoch
     epoch_start = learn.epoch_start if mid_epoch else None
     scaler = learn.scaler
@@ -74,7 +72,7 @@ def _snapshot(learn: Learner, done: bool) -> dict[str, Any]:
     }
 
 
-def restore(learn: Learner, state: dict[str, Any]) -> None:
+def restore(learn: LearnerLike, state: dict[str, Any]) -> None:
     """Put a fit back where a ``snapshot`` was taken; the random generators last."""
     loads_optimizer = hasattr(learn.opt, "load_state_dict")
     if loads_optimizer:
@@ -111,7 +109,7 @@ class Resumption:
         learn: the Learner.
     """
 
-    def __init__(self, learn: Learner):
+    def __init__(self, learn: LearnerLike):
         self.learn = learn
         self._state: dict[str, Any] | None = None
         learn.trainer.before_loader = self._remember_epoch_start
@@ -185,7 +183,7 @@ class MidEpoch:
         state: a ``snapshot`` taken between two batches.
     """
 
-    def __init__(self, learn: Learner, state: dict[str, Any]):
+    def __init__(self, learn: LearnerLike, state: dict[str, Any]):
         self.learn, self.state = learn, state
 
     def begin(self, epochs: Any) -> Iterator[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from ignite.handlers import Checkpoint as IgniteCheckpoint
@@ -11,13 +11,11 @@ from ignite.metrics import Metric
 from torch.utils.data import DataLoader
 
 from .callbacks import in_order
+from .learner_like import LearnerLike
 from .loadable import UNKNOWN, shapes_of
 from .nests import tensors_in
 from .shares import loader_identity
 from .user_warnings import warn_user
-
-if TYPE_CHECKING:
-    from .learner import Learner
 
 __all__ = [
     "check_groups",
@@ -31,7 +29,7 @@ __all__ = [
 ]
 
 
-def check_state(learn: Learner, state: dict[str, Any], path: Any) -> None:
+def check_state(learn: LearnerLike, state: dict[str, Any], path: Any) -> None:
     """Refuse a state that is another job's.
 
     Raises:
@@ -76,7 +74,7 @@ def check_groups(optimizer: Any, saved: dict[str, Any]) -> None:
         )
 
 
-def warn_of_lost_state(learn: Learner, path: Any) -> None:
+def warn_of_lost_state(learn: LearnerLike, path: Any) -> None:
     """Say what has a state that no checkpoint holds: native handlers, and an optimizer without ``state_dict``.
 
     Warns:
@@ -125,12 +123,12 @@ def stateful(cbs: Iterable[Any]) -> dict[str, Any]:
     return named
 
 
-def loss_state(learn: Learner) -> dict[str, Any]:
+def loss_state(learn: LearnerLike) -> dict[str, Any]:
     """What a loss has of its own: class weights, a centre that follows the predictions."""
     return learn.loss_func.state_dict() if isinstance(learn.loss_func, torch.nn.Module) else {}
 
 
-def options_of(learn: Learner) -> dict[str, Any]:
+def options_of(learn: LearnerLike) -> dict[str, Any]:
     """What the saved optimizer would go on with, whatever is given now."""
     defaults = dict(getattr(learn.opt, "defaults", {}))
     if learn.lr is not None:

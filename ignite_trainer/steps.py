@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,6 @@ from .events import TrainEvents
 from .gradients import GradientWindow
 from .nests import map_leaves
 from .user_warnings import warn_user
-
-if TYPE_CHECKING:
-    from .learner import Learner
 
 __all__ = [
     "EvalStep",
@@ -199,7 +196,7 @@ def own_step(step: Step, prepare: Prepare, autocast: Any, window: GradientWindow
     if isinstance(step, TrainStep):
         return step
 
-    def prepared_and_counted(learn: Learner) -> Any:
+    def prepared_and_counted(learn: LoopLike) -> Any:
         learn.batch, learn.loss = prepare(learn.batch), None
         output = step(learn)
         if not isinstance(learn.loss, Tensor):

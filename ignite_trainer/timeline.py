@@ -5,15 +5,13 @@ from __future__ import annotations
 import inspect
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ignite.engine import Events
 
 from .callbacks import has_point, in_order
 from .events import POINTS
-
-if TYPE_CHECKING:
-    from .learner import Learner
+from .learner_like import LearnerLike
 
 __all__ = ["TimelineRow", "rows_of", "timeline"]
 
@@ -27,7 +25,7 @@ class TimelineRow(NamedTuple):
     who: str
 
 
-def timeline(learn: Learner) -> str:
+def timeline(learn: LearnerLike) -> str:
     """The rows as a table of at most 100 columns; what repeats from row to row is left out."""
     lines = [f"{'engine':10}{'event':20}{'point':15}who, in this order"]
     before = TimelineRow("", "", "", "")
@@ -38,7 +36,7 @@ def timeline(learn: Learner) -> str:
     return "\n".join(lines)
 
 
-def rows_of(learn: Learner) -> list[TimelineRow]:
+def rows_of(learn: LearnerLike) -> list[TimelineRow]:
     """Every call of an epoch of one batch, in the order in which it comes; a point where nobody is called has one row.
 
     Args:
@@ -69,7 +67,7 @@ def _row(engine: str, point: str, who: str) -> TimelineRow:
     return TimelineRow(engine, "(finally)" if event is None else event.name, point, who)
 
 
-def _callbacks(learn: Learner, engine: str, point: str) -> list[TimelineRow]:
+def _callbacks(learn: LearnerLike, engine: str, point: str) -> list[TimelineRow]:
     with_method = [cb for cb in in_order(learn.cbs) if has_point(cb, point)]
     return [_row(engine, point, f"{type(cb).__name__} ({getattr(cb, 'order', 0)})") for cb in with_method]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING
 
 from ignite.engine import Events
 
@@ -12,10 +11,8 @@ from .callbacks import warn_of_uncalled
 from .distributed import of_main
 from .engines import CancellableEngine, always
 from .events import Scope, TrainEvents
+from .learner_like import LearnerLike
 from .optim import rates_of
-
-if TYPE_CHECKING:
-    from .learner import Learner
 
 __all__ = ["Validation"]
 
@@ -30,7 +27,7 @@ class Validation:
         learn: the Learner.
     """
 
-    def __init__(self, learn: Learner):
+    def __init__(self, learn: LearnerLike):
         self.learn = learn
         self._step_was_seen = False  # in this fit: an epoch of a step of one's own
         self._due = False  # VALIDATED, for the epoch that is ending

@@ -17,8 +17,7 @@ LOWER_AS_WORDS = frozenset(
 HIGHER_AS_WORDS = frozenset(
     [
         *("acc", "accuracy", "ap", "auc", "auroc", "bleu", "dice", "f1", "iou", "jaccard", "kappa", "map", "mcc"),
-        *("miou", "ndcg", "precision", "psnr", "r2", "recall", "rouge", "score", "sensitivity", "specificity"),
-        *("ssim"),
+        *("miou", "ndcg", "precision", "psnr", "r2", "recall", "rouge", "score", "sensitivity", "specificity", "ssim"),
     ]
 )
 

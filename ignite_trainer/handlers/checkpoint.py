@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from ..arguments import check_folder, is_number, is_whole
 from ..callbacks import Callback
 from ..distributed import barrier, is_main, of_main
 from ..files import sum_file
+from ..learner_like import LearnerLike
 from ..loadable import refuse_unloadable
 from ..resume import snapshot
 from ..same_job import refuse_persistent_workers
@@ -21,9 +22,6 @@ from .crash import CrashReport
 from .signals import EXIT_RESUMABLE, SignalWatch
 from .soundness import Soundness
 from .state_files import StateWriter, load_checkpoint, newest_checkpoint, newest_first
-
-if TYPE_CHECKING:
-    from ..learner import Learner
 
 __all__ = ["Checkpoint"]
 
@@ -89,11 +87,11 @@ class Checkpoint(Callback):
         self._poll = ""
         self._soundness, self._ruined = Soundness(), False
 
-    def folder(self, learn: Learner) -> Path:
+    def folder(self, learn: LearnerLike) -> Path:
         """Where the checkpoints of this learner's run are."""
         return (self._given_folder or learn.folder) / "checkpoints"
 
-    def find_state(self, learn: Learner, path: Path | None) -> tuple[dict[str, Any], Path] | None:
+    def find_state(self, learn: LearnerLike, path: Path | None) -> tuple[dict[str, Any], Path] | None:
         """The state to go on from, and its file.
 
         Args:
@@ -118,7 +116,7 @@ class Checkpoint(Callback):
             raise FileNotFoundError(f"resume is a checkpoint or the folder of a run; there is none at {path}")
         return found
 
-    def before_fit(self, learn: Learner) -> None:
+    def before_fit(self, learn: LearnerLike) -> None:
         """Look at what will be needed, make the folder, watch the signals."""
         refuse_persistent_workers(learn.train_dl)
         refuse_persistent_workers(learn.valid_dl)
@@ -140,11 +138,11 @@ class Checkpoint(Callback):
         self._ruined = False
         self.signals.start()
 
-    def before_epoch(self, learn: Learner) -> None:
+    def before_epoch(self, learn: LearnerLike) -> None:
         """Note, once a fit, which weights are not finite by design; what is resumed has been put back by now."""
         self._soundness.note_start(learn.model)
 
-    def after_batch(self, learn: Learner) -> None:
+    def after_batch(self, learn: LearnerLike) -> None:
         """Save in mid-epoch, where that is due."""
         if not learn.in_fit:
             return
@@ -157,7 +155,7 @@ class Checkpoint(Callback):
         if (self._due or self._signalled(learn)) and learn.at_step_boundary and not learn.at_last_batch:
             self._save(learn)
 
-    def after_validate(self, learn: Learner) -> None:
+    def after_validate(self, learn: LearnerLike) -> None:
         """Save at the end of an epoch; the fit's last one waits for ``after_fit``."""
         self.writer.raise_failure()
         if not _all_are_here(learn):  # on ranks a stop that was asked for just now is known to all from here on
@@ -172,13 +170,13 @@ class Checkpoint(Callback):
         if self._due or self._signalled(learn) or (every is not None and (learn.epoch + 1) % every == 0):
             self._save(learn)
 
-    def after_fit(self, learn: Learner) -> None:
+    def after_fit(self, learn: LearnerLike) -> None:
         """Save the end, which says whether the run is finished; not what is broken, nor half a step."""
         trained = learn.trainer.state.epoch > 0
         if trained and learn.outcome != "broken" and learn.at_step_boundary:
             self._save(learn, done=learn.outcome == "finished" and not learn.in_training_epoch)
 
-    def cleanup_fit(self, learn: Learner, error: BaseException | None) -> None:
+    def cleanup_fit(self, learn: LearnerLike, error: BaseException | None) -> None:
         """Wait for the file that is being written, give the signals back."""
         self.signals.stop()
         self.writer.wait()
@@ -197,7 +195,7 @@ class Checkpoint(Callback):
         if self.best is not None and state["best"] is not None and state["best"]["monitor"] == self.best.monitor:
             self.best.load_state_dict(state["best"])
 
-    def _left_over(self, learn: Learner) -> list[Path]:
+    def _left_over(self, learn: LearnerLike) -> list[Path]:
         """What lies in the folder and is not of this run: a later resume would go on from it, as its steps are more."""
         folder, origin = self.folder(learn), learn.resumed_from
         files = newest_first(folder)
@@ -211,14 +209,14 @@ class Checkpoint(Callback):
     def _has_waited(self) -> bool:
         return self.every_seconds is not None and time.monotonic() - self._saved_at >= self.every_seconds
 
-    def _signalled(self, learn: Learner) -> bool:
+    def _signalled(self, learn: LearnerLike) -> bool:
         return self._asked(learn, "signal", lambda: bool(self.signals.received))
 
     @staticmethod
-    def _asked(learn: Learner, name: str, here: Callable[[], bool]) -> bool:
+    def _asked(learn: LearnerLike, name: str, here: Callable[[], bool]) -> bool:
         return here() if learn.ranks is None else name in learn.ranks.asked
 
-    def _save(self, learn: Learner, *, done: bool = False) -> None:
+    def _save(self, learn: LearnerLike, *, done: bool = False) -> None:
         if not _all_are_here(learn):
             return
         if self._is_sound(learn):
@@ -242,11 +240,11 @@ class Checkpoint(Callback):
         if is_main():
             self.writer.write(path, state, keep=keep, background=self.background)
 
-    def _is_sound(self, learn: Learner) -> bool:
+    def _is_sound(self, learn: LearnerLike) -> bool:
         """Whether nobody has called the fit broken, and rank 0's weights are as finite as they were at the start."""
         return bool(of_main(self._is_sound_here(learn)))  # buffers may have gone bad on another alone
 
-    def _is_sound_here(self, learn: Learner) -> bool:
+    def _is_sound_here(self, learn: LearnerLike) -> bool:
         if learn.outcome == "broken":
             return False
         bad = self._soundness.first_bad(learn.model)
@@ -259,6 +257,6 @@ class Checkpoint(Callback):
         return not bad
 
 
-def _all_are_here(learn: Learner) -> bool:
+def _all_are_here(learn: LearnerLike) -> bool:
     """Whether no rank has cancelled before it came here: a save needs all of them; without it it stays due."""
     return learn.ranks is None or bool(learn.ranks.together(learn.trainer))

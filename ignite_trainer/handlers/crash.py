@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +15,10 @@ from ..callbacks import Callback
 from ..data import OrderedLoader
 from ..events import POINTS, Scope
 from ..files import write_whole
+from ..learner_like import LearnerLike
 from ..resume import snapshot
 from .guards import NaNGuard
 from .state_files import load_state
-
-if TYPE_CHECKING:
-    from ..learner import Learner
 
 __all__ = ["CrashReport", "load_crash"]
 
@@ -52,11 +50,11 @@ class CrashReport(Callback):
         self._batch: tuple[Any, ...] | None = None
         self._is_over = False
 
-    def before_fit(self, learn: Learner) -> None:
+    def before_fit(self, learn: LearnerLike) -> None:
         """Begin anew."""
         self._batch = None
 
-    def before_batch(self, learn: Learner) -> None:
+    def before_batch(self, learn: LearnerLike) -> None:
         """Note the batch and torch's generators, before anybody else."""
         if learn.outcome == "broken":  # by a guard at the epoch's end: the validation that follows is not to blame
             return
@@ -66,12 +64,12 @@ class CrashReport(Callback):
         self._batch = learn.engine, learn.batch, learn.step, torch.get_rng_state(), on_device
         self._is_over = False
 
-    def after_epoch(self, learn: Learner) -> None:
+    def after_epoch(self, learn: LearnerLike) -> None:
         """The last batch is over: what raises from here on, such as an evaluation of a callback's, is not of it."""
         if learn.engine.training or learn.validating:
             self._is_over = True
 
-    def cleanup_fit(self, learn: Learner, error: BaseException | None) -> None:
+    def cleanup_fit(self, learn: LearnerLike, error: BaseException | None) -> None:
         """Write the report, first of all callbacks: the others then put other weights into the model."""
         begun, self._batch = self._batch, None
         if begun is None or not _broke_a_batch(learn, error, self._is_over):
@@ -116,7 +114,7 @@ def event_of(raised_by: str) -> str:
     return raised_by.rpartition(" at ")[2] if " at " in raised_by else ""
 
 
-def _broke_a_batch(learn: Learner, error: BaseException | None, is_over: bool) -> bool:
+def _broke_a_batch(learn: LearnerLike, error: BaseException | None, is_over: bool) -> bool:
     if error is None:
         here = learn.ranks is None or learn.ranks.stopped_by == learn.ranks.rank
         return bool(learn.outcome == "broken" and here)
@@ -126,7 +124,13 @@ def _broke_a_batch(learn: Learner, error: BaseException | None, is_over: bool) -
 
 
 def _report(
-    learn: Learner, error: BaseException | None, engine: Any, batch: Any, step: int, generator: Tensor, on_device: Any
+    learn: LearnerLike,
+    error: BaseException | None,
+    engine: Any,
+    batch: Any,
+    step: int,
+    generator: Tensor,
+    on_device: Any,
 ) -> dict[str, Any]:
     state = snapshot(learn, of_all_ranks=False)  # an exception: the others are not here
     iteration = learn.trainer.state.iteration - engine.training  # as it was before this batch
@@ -153,11 +157,11 @@ def _report(
     }
 
 
-def _first_bad(learn: Learner, epoch: int, batch: int) -> dict[str, Any]:
+def _first_bad(learn: LearnerLike, epoch: int, batch: int) -> dict[str, Any]:
     return {"epoch": epoch, "batch": batch, "samples": _samples(learn, batch, training=True)}
 
 
-def _samples(learn: Learner, batch: int, *, training: bool) -> list[int] | None:
+def _samples(learn: LearnerLike, batch: int, *, training: bool) -> list[int] | None:
     """Which samples this rank has of a batch of the epoch that is running."""
     loader, start = learn.train_dl if training else learn.valid_dl, learn.epoch_start
     if not isinstance(loader, OrderedLoader) or (training and start is None):

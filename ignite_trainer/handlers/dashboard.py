@@ -9,13 +9,14 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from ..files import write_aside
+from ..learner_like import LearnerLike
 from ..loss_size import first_dimension
 from ..optim import rates_of
 from ..plots import report
@@ -25,15 +26,12 @@ from .dashboard_pictures import draw_confusion, draw_images, picture_summary
 from .event_files import EventFile, summaries
 from .validation_record import ValidationRecord, WorstPrediction, is_images
 
-if TYPE_CHECKING:
-    from ..learner import Learner
-
 N_IMAGES = 24
 N_BINS = 64
 HPARAMS = ("model", "optimizer", "lr", "loss_func", "batch_size.train")  # TensorBoard shows five at first
 
 
-def write_start(events: EventFile, learn: Learner, config: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
+def write_start(events: EventFile, learn: LearnerLike, config: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
     """The layout of the charts, the values of the run as text, and its hparams: those that somebody chose."""
     summary = summaries()
     metrics = list(learn.metrics) if learn.validates else []
@@ -87,7 +85,7 @@ def row_scalars(row: Mapping[str, float]) -> dict[str, float]:
     return scalars
 
 
-def write_scalars_of_steps(events: EventFile, learn: Learner, losses: list[Tensor], norms: list[Tensor]) -> None:
+def write_scalars_of_steps(events: EventFile, learn: LearnerLike, losses: list[Tensor], norms: list[Tensor]) -> None:
     """Mean loss and gradient norms since the last call, and the learning rates of now. Waits for the device."""
     scalars = {}
     if losses:
@@ -182,7 +180,7 @@ def write_graph(events: EventFile, model: Any, x: Any) -> None:
         events.add_graph(graph)
 
 
-def write_report(folder: Path, learn: Learner, record: ValidationRecord | None, names: list[str] | None) -> None:
+def write_report(folder: Path, learn: LearnerLike, record: ValidationRecord | None, names: list[str] | None) -> None:
     """``report.png``: the curves of the history above the confusion matrix and the worst predictions."""
     if not learn.history:
         return

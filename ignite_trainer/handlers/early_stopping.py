@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from ..arguments import is_whole
 from ..callbacks import Callback
+from ..learner_like import LearnerLike
 from .best import Best, BestState, check_monitor
 from .soundness import Soundness
-
-if TYPE_CHECKING:
-    from ..learner import Learner
 
 __all__ = ["EarlyStopping"]
 
@@ -65,17 +63,17 @@ class EarlyStopping(Callback):
         self._best_epoch = 0
         self._soundness = Soundness()
 
-    def before_fit(self, learn: Learner) -> None:
+    def before_fit(self, learn: LearnerLike) -> None:
         """Look whether there will be such a value, and begin anew."""
         check_monitor(self.monitor, learn.monitors)
         self.load_state_dict({"best": self._fresh, "best_epoch": 0, "weights": None})
         self._soundness.begin()
 
-    def before_epoch(self, learn: Learner) -> None:
+    def before_epoch(self, learn: LearnerLike) -> None:
         """Note, once a fit, which weights are not finite by design."""
         self._soundness.note_start(learn.model)
 
-    def after_validate(self, learn: Learner) -> None:
+    def after_validate(self, learn: LearnerLike) -> None:
         """Compare this epoch's value with the best; keep its weights or count it as bad."""
         if learn.epoch < self.start_epoch or learn.outcome == "broken":
             return
@@ -90,7 +88,7 @@ class EarlyStopping(Callback):
                 since = f"not been better than {self.best.best:.6g} (epoch {self._best_epoch + 1})"
             learn.stop(f"early stopping: {self.monitor} has {since}, with patience {self.best.patience}")
 
-    def cleanup_fit(self, learn: Learner, error: BaseException | None) -> None:
+    def cleanup_fit(self, learn: LearnerLike, error: BaseException | None) -> None:
         """Put the best epoch's weights back, unless the fit ended by an exception."""
         if error is None and self._weights is not None:
             learn.model.load_state_dict(self._weights)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +10,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..arguments import is_number
 from ..callbacks import Callback
-
-if TYPE_CHECKING:
-    from ..learner import Learner
+from ..learner_like import LearnerLike
 
 __all__ = ["EMA"]
 
@@ -48,11 +46,11 @@ class EMA(Callback):
         self.other: list[Tensor] = []  # the averages, or the trained weights while the averages are in the model
         self.in_model = False
 
-    def before_fit(self, learn: Learner) -> None:
+    def before_fit(self, learn: LearnerLike) -> None:
         """Begin anew."""
         self.other, self.in_model = [], False
 
-    def after_step(self, learn: Learner) -> None:
+    def after_step(self, learn: LearnerLike) -> None:
         """Move the averages towards the weights."""
         weights = _weights(learn.model)
         self._place_beside(weights)
@@ -62,23 +60,23 @@ class EMA(Callback):
             with torch.no_grad():
                 self._move(self.other, weights, None)
 
-    def before_epoch(self, learn: Learner) -> None:
+    def before_epoch(self, learn: LearnerLike) -> None:
         """Averages in for the validation of a fit, weights back for training."""
         if learn.engine.training:
             self._swap(learn.model, False)
         elif learn.validating:
             self._swap(learn.model, True)
 
-    def after_validate(self, learn: Learner) -> None:
+    def after_validate(self, learn: LearnerLike) -> None:
         """Averages in for what is saved of the epoch, where no validation has put them there."""
         self._swap(learn.model, True)
 
-    def after_fit(self, learn: Learner) -> None:
+    def after_fit(self, learn: LearnerLike) -> None:
         """Leave the averages in the model; what is saved of an epoch that was cut goes on with the trained weights."""
         if not learn.in_training_epoch:
             self._swap(learn.model, True)
 
-    def cleanup_fit(self, learn: Learner, error: BaseException | None) -> None:
+    def cleanup_fit(self, learn: LearnerLike, error: BaseException | None) -> None:
         """The averages stay in the model, also when a fit was cancelled; after an exception the trained weights are."""
         self._swap(learn.model, error is None)
         self.other, self.in_model = [], False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,11 +14,9 @@ from torch.nn.parameter import is_lazy
 from ..arguments import is_number, is_whole
 from ..callbacks import Callback
 from ..events import CancelBatchException
+from ..learner_like import LearnerLike
 from ..loss_size import ignored_label
 from .soundness import bad_tensors
-
-if TYPE_CHECKING:
-    from ..learner import Learner
 
 __all__ = ["NaNGuard", "TimeLimit"]
 
@@ -56,17 +54,17 @@ class NaNGuard(Callback):
         self._may_be_of_none = False
         self._leave_out(*(("after_batch", "after_epoch") if action == "skip" else ("before_batch", "after_backward")))
 
-    def before_fit(self, learn: Learner) -> None:
+    def before_fit(self, learn: LearnerLike) -> None:
         """Begin anew."""
         self._losses, self.skipped, self.found = [], 0, None
         self._may_be_of_none = ignored_label(learn.loss_func) is not None
 
-    def before_batch(self, learn: Learner) -> None:
+    def before_batch(self, learn: LearnerLike) -> None:
         """Copy the buffers of model and loss, for a batch that will be left out."""
         if learn.engine.training and self.action == "skip":
             self._buffers = {name: buffer.clone() for name, buffer in _buffers_of(learn)}
 
-    def after_batch(self, learn: Learner) -> None:
+    def after_batch(self, learn: LearnerLike) -> None:
         """Gather the loss; look at those that there are, when it is time."""
         if learn.engine.training and self.action != "skip":
             loss = learn.loss.detach()
@@ -78,20 +76,20 @@ class NaNGuard(Callback):
             if len(self._losses) >= self.every_steps * learn.batches_in_step:
                 self._look(learn)
 
-    def after_epoch(self, learn: Learner) -> None:
+    def after_epoch(self, learn: LearnerLike) -> None:
         """Look at the losses that are left."""
         self._look(learn)
 
-    def after_fit(self, learn: Learner) -> None:
+    def after_fit(self, learn: LearnerLike) -> None:
         """Look at those of an epoch that was cut, before anything is saved of it."""
         self._look(learn)
 
-    def cleanup_fit(self, learn: Learner, error: BaseException | None) -> None:
+    def cleanup_fit(self, learn: LearnerLike, error: BaseException | None) -> None:
         """Look at those of a fit that was cancelled."""
         if error is None:
             self._look(learn)
 
-    def after_backward(self, learn: Learner) -> None:
+    def after_backward(self, learn: LearnerLike) -> None:
         """Leave out a batch whose loss or gradients are not finite."""
         if self.action != "skip":
             return
@@ -105,7 +103,7 @@ class NaNGuard(Callback):
                 buffer.copy_(self._buffers.get(name, buffer))
             raise CancelBatchException
 
-    def _look(self, learn: Learner) -> None:
+    def _look(self, learn: LearnerLike) -> None:
         losses, self._losses = self._losses, []
         if not losses:
             return
@@ -144,25 +142,25 @@ class TimeLimit(Callback):
             raise ValueError(f"seconds is how long a fit may take, above 0; got {seconds!r}")
         self.seconds, self._end = seconds, math.inf
 
-    def before_fit(self, learn: Learner) -> None:
+    def before_fit(self, learn: LearnerLike) -> None:
         """Start the clock."""
         self._end = time.monotonic() + self.seconds
 
-    def after_batch(self, learn: Learner) -> None:
+    def after_batch(self, learn: LearnerLike) -> None:
         """Look at the clock."""
         if learn.in_fit and learn.engine.training and time.monotonic() > self._end and learn.at_step_boundary:
             self._stop(learn, f"in epoch {learn.epoch + 1}, batch {learn.iter + 1}")
 
-    def after_validate(self, learn: Learner) -> None:
+    def after_validate(self, learn: LearnerLike) -> None:
         """Look at the clock, for epochs without a batch at which a fit may end."""
         if time.monotonic() > self._end and not learn.ending:
             self._stop(learn, f"after epoch {learn.epoch + 1}")
 
-    def _stop(self, learn: Learner, where: str) -> None:
+    def _stop(self, learn: LearnerLike, where: str) -> None:
         learn.stop(f"time limit: {self.seconds:g} seconds are over {where}", outcome="resumable")
 
 
-def _buffers_of(learn: Learner) -> Iterator[tuple[tuple[str, str], Tensor]]:
+def _buffers_of(learn: LearnerLike) -> Iterator[tuple[tuple[str, str], Tensor]]:
     for part, module in (("model", learn.model), ("loss", learn.loss_func)):
         if isinstance(module, torch.nn.Module):
             yield from (((part, name), buffer) for name, buffer in module.named_buffers() if not is_lazy(buffer))

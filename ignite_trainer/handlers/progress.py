@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from ..callbacks import Callback
 from ..distributed import is_main
 from ..epochs import loader_length
-
-if TYPE_CHECKING:
-    from ..learner import Learner
+from ..learner_like import LearnerLike
 
 __all__ = ["Progress"]
 
@@ -47,7 +45,7 @@ class Progress(Callback):
         if not self._shows_bar:
             self._leave_out("before_epoch", "after_batch", "after_epoch")
 
-    def after_validate(self, learn: Learner) -> None:
+    def after_validate(self, learn: LearnerLike) -> None:
         """Close the bar, write the epoch's line."""
         self._close()
         if not is_main():
@@ -60,13 +58,13 @@ class Progress(Callback):
                 parts.append(f"Validation {name}: " + (f"{value:.2%}" if key.endswith("accuracy") else f"{value:.4f}"))
         print(", ".join(parts), file=self._file or sys.stdout, flush=True)
 
-    def cleanup_fit(self, learn: Learner, error: BaseException | None) -> None:
+    def cleanup_fit(self, learn: LearnerLike, error: BaseException | None) -> None:
         """Close the bar, whatever happened; say why the fit ended early, if it did."""
         self._close()
         if learn.stop_reason and is_main():
             print(learn.stop_reason, file=self._file or sys.stdout, flush=True)
 
-    def before_epoch(self, learn: Learner) -> None:
+    def before_epoch(self, learn: LearnerLike) -> None:
         """Open the bar of a phase."""
         from tqdm.auto import tqdm
 
@@ -82,12 +80,12 @@ class Progress(Callback):
         what = f"Epoch {learn.epoch + 1}/{learn.n_epochs} {phase}" if learn.in_fit else outside
         self._bar = tqdm(total=total, desc=what, leave=False, unit="batch")
 
-    def after_batch(self, learn: Learner) -> None:
+    def after_batch(self, learn: LearnerLike) -> None:
         """Move the bar on."""
         if self._bar is not None:
             self._bar.update()
 
-    def after_epoch(self, learn: Learner) -> None:
+    def after_epoch(self, learn: LearnerLike) -> None:
         """Close the bar; an evaluation outside a fit has no later point."""
         self._close()
 

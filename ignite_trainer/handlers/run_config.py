@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import platform
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ignite
 import numpy as np
@@ -14,16 +14,14 @@ from torch.nn.parameter import is_lazy
 
 from ..distributed import world_size
 from ..epochs import pair_of_loaders
+from ..learner_like import LearnerLike
 from ..loadable import UNKNOWN
 from ..version import __version__
-
-if TYPE_CHECKING:
-    from ..learner import Learner
 
 __all__ = ["class_names", "run_config"]
 
 
-def run_config(learn: Learner) -> dict[str, dict[str, Any]]:
+def run_config(learn: LearnerLike) -> dict[str, dict[str, Any]]:
     """The values of a run, ``name: {"value": …, "from": …}``, as plain data.
 
     ``from`` is "Learner" for what was given to it, "default" for what nobody gave, "optimizer" for what an optimizer
@@ -82,7 +80,7 @@ def name_of(thing: Any) -> str:
     return str(getattr(thing, "__name__", type(thing).__name__))
 
 
-def _optimizer_values(learn: Learner) -> dict[str, tuple[Any, str]]:
+def _optimizer_values(learn: LearnerLike) -> dict[str, tuple[Any, str]]:
     defaults = getattr(learn.opt, "defaults", {})
     signature = inspect.signature(type(learn.opt).__init__).parameters
     values: dict[str, tuple[Any, str]] = {}
@@ -101,7 +99,7 @@ def _n_parameters(model: nn.Module) -> int | str:
     return UNKNOWN if any(map(is_lazy, parameters)) else sum(parameter.numel() for parameter in parameters)
 
 
-def _options(learn: Learner) -> dict[str, tuple[Any, str]]:
+def _options(learn: LearnerLike) -> dict[str, tuple[Any, str]]:
     learner = next(kind for kind in type(learn).__mro__ if kind.__module__ == f"{__package__.split('.')[0]}.learner")
     parameters = inspect.signature(learner).parameters
     values = {name: getattr(learn, name) for name in ("precision", "accumulate", "clip_norm", "compile")}
@@ -110,7 +108,7 @@ def _options(learn: Learner) -> dict[str, tuple[Any, str]]:
     }
 
 
-def _origin(learn: Learner, is_default: bool) -> str:
+def _origin(learn: LearnerLike, is_default: bool) -> str:
     if learn.lr is None:
         return "optimizer"
     return "default" if is_default else "Learner"

@@ -8,19 +8,17 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from ..arguments import check_folder
 from ..callbacks import Callback
 from ..distributed import is_main
 from ..export import refuse_extra_state, save_weights
 from ..files import write_aside
+from ..learner_like import LearnerLike
 from .best import Best, BestState, check_monitor
 from .run_config import name_of, run_config
 from .soundness import Soundness
-
-if TYPE_CHECKING:
-    from ..learner import Learner
 
 __all__ = ["RunFiles"]
 
@@ -63,7 +61,7 @@ class RunFiles(Callback):
         self._fresh = self.best.state_dict()
         self._soundness = Soundness()
 
-    def before_fit(self, learn: Learner) -> None:
+    def before_fit(self, learn: LearnerLike) -> None:
         """Make the folder, write the values."""
         import yaml
 
@@ -80,11 +78,11 @@ class RunFiles(Callback):
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
         self._write("config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
 
-    def before_epoch(self, learn: Learner) -> None:
+    def before_epoch(self, learn: LearnerLike) -> None:
         """Note, once a fit, which weights are not finite by design."""
         self._soundness.note_start(learn.model)
 
-    def after_validate(self, learn: Learner) -> None:
+    def after_validate(self, learn: LearnerLike) -> None:
         """Write the history, and the weights if they are the best."""
         columns = list(dict.fromkeys(key for row in learn.history for key in row))
         text = io.StringIO()
@@ -109,7 +107,7 @@ class RunFiles(Callback):
         """Go on from a ``state_dict``, before or after ``before_fit``."""
         self.best.load_state_dict(state)
 
-    def _set_aside(self, learn: Learner) -> None:
+    def _set_aside(self, learn: LearnerLike) -> None:
         """What an earlier fit has come to; its values stay, as a run without them could not be resumed."""
         names = ("history.csv", "model.safetensors")
         try:
@@ -122,7 +120,7 @@ class RunFiles(Callback):
                 "what an earlier fit has left in %s is not set aside, or only in part: %s", self._folder, error
             )
 
-    def _write_weights(self, learn: Learner, metadata: dict[str, str]) -> None:
+    def _write_weights(self, learn: LearnerLike, metadata: dict[str, str]) -> None:
         about = {"epoch": str(learn.epoch), "step": str(learn.step), "model": name_of(learn.model)}
         self._write("model.safetensors", lambda path: save_weights(learn.model, path, {**metadata, **about}))
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ..callbacks import Callback
 from ..epochs import loader_length
+from ..learner_like import LearnerLike
 from ..schedules import LRSchedule, build_scheduler
 from ..user_warnings import warn_user
 from .best import check_monitor, direction_of
-
-if TYPE_CHECKING:
-    from ..learner import Learner
 
 __all__ = ["Schedule"]
 
@@ -62,7 +60,7 @@ class Schedule(Callback):
         if step != "batch":
             self._leave_out("after_step")
 
-    def before_fit(self, learn: Learner) -> None:
+    def before_fit(self, learn: LearnerLike) -> None:
         """Make the scheduler, which at once sets the first rates."""
         self.n_steps, self._n_epochs = self._steps_of_run(learn), learn.n_epochs
         self._steps_before_epoch, self._left_out = learn.step, None
@@ -85,12 +83,12 @@ class Schedule(Callback):
                     f"ReduceLROnPlateau(mode={self.scheduler.mode!r}) lowers the rate then: give mode={better!r}"
                 )
 
-    def after_step(self, learn: Learner) -> None:
+    def after_step(self, learn: LearnerLike) -> None:
         """Step the scheduler of steps."""
         if learn.in_fit and self.every == "batch":
             self._step(last=self.n_steps is not None and learn.step >= self.n_steps)
 
-    def after_validate(self, learn: Learner) -> None:
+    def after_validate(self, learn: LearnerLike) -> None:
         """Step the scheduler of epochs, if the epoch has moved the weights."""
         moved, self._steps_before_epoch = learn.step > self._steps_before_epoch, learn.step
         if self.every != "batch" and moved:
@@ -137,7 +135,7 @@ class Schedule(Callback):
                 self._step(*state["left_out"], last=False)  # the optimizer has stepped, before this process began
 
     @staticmethod
-    def _steps_of_run(learn: Learner) -> int | None:
+    def _steps_of_run(learn: LearnerLike) -> int | None:
         try:
             return int(learn.n_epochs * math.ceil(loader_length(learn.dl) / learn.accumulate))
         except TypeError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,14 +13,12 @@ from torch import Tensor
 from ..arguments import check_folder, is_whole
 from ..callbacks import Callback
 from ..distributed import is_main, sum_float64
+from ..learner_like import LearnerLike
 from ..loss_size import first_dimension
 from . import dashboard
 from .event_files import EventFile
 from .run_config import class_names, run_config
 from .validation_record import ValidationRecord
-
-if TYPE_CHECKING:
-    from ..learner import Learner
 
 __all__ = ["TensorBoard"]
 
@@ -86,7 +84,7 @@ class TensorBoard(Callback):
 
     # ---- the points ----------------------------------------------------------------------------------------------
 
-    def before_fit(self, learn: Learner) -> None:
+    def before_fit(self, learn: LearnerLike) -> None:
         """Open the event file; a fresh run begins with its values, its hparams and the layout of its charts."""
         self._folder = Path(self.folder or learn.folder)
         is_over = bool(learn.stop_reason)  # a finished run that is resumed: nothing is added to it
@@ -99,7 +97,7 @@ class TensorBoard(Callback):
             dashboard.write_start(self.events, learn, run_config(learn), self.hparams)
         self.events.flush()
 
-    def before_epoch(self, learn: Learner) -> None:
+    def before_epoch(self, learn: LearnerLike) -> None:
         """Begin to measure a training epoch, or to record a validation."""
         if learn.engine.training:
             self._began = self._ended = time.perf_counter()
@@ -108,14 +106,14 @@ class TensorBoard(Callback):
         elif self.events is not None and learn.validating:  # not where a callback evaluates
             self.validation = ValidationRecord(learn.loss_func, images=self.images, pr_curves=self.pr_curves)
 
-    def after_step(self, learn: Learner) -> None:
+    def after_step(self, learn: LearnerLike) -> None:
         """Take the norm of the gradients that the step was made with."""
         if self.events is None:
             return
         if not self._norms or (learn.step - 1) % self.every_steps == self.every_steps // 2:
             self._norms.append(dashboard.gradient_norm(self._parameters))
 
-    def after_batch(self, learn: Learner) -> None:
+    def after_batch(self, learn: LearnerLike) -> None:
         """Take the batch's loss, or its predictions."""
         if self.events is None:
             return
@@ -132,7 +130,7 @@ class TensorBoard(Callback):
         if learn.step // self.every_steps > self._read_at // self.every_steps:
             self._write_steps(learn)
 
-    def after_epoch(self, learn: Learner) -> None:
+    def after_epoch(self, learn: LearnerLike) -> None:
         """Add up what the validation gave, over all ranks."""
         if self.validation is None or not learn.validating:
             return
@@ -141,7 +139,7 @@ class TensorBoard(Callback):
         elif learn.ranks.together(learn.evaluator):
             self.validation.finish(learn.ranks.places(learn.dl))
 
-    def after_validate(self, learn: Learner) -> None:
+    def after_validate(self, learn: LearnerLike) -> None:
         """Write the epoch's row, pictures, curves and histograms."""
         if self.events is None:
             return
@@ -161,7 +159,7 @@ class TensorBoard(Callback):
             dashboard.write_histograms(self.events, learn.model, learn.step)
         self.events.flush()
 
-    def cleanup_fit(self, learn: Learner, error: BaseException | None) -> None:
+    def cleanup_fit(self, learn: LearnerLike, error: BaseException | None) -> None:
         """Write what is left, the session's end and the report, and close the event file, whatever happened."""
         if self.events is None:
             return
@@ -189,14 +187,14 @@ class TensorBoard(Callback):
 
     # ---- how -----------------------------------------------------------------------------------------------------
 
-    def _write_steps(self, learn: Learner) -> None:
+    def _write_steps(self, learn: LearnerLike) -> None:
         assert self.events is not None
         self._read_at = learn.step
         dashboard.write_scalars_of_steps(self.events, learn, self._losses, self._norms)
         self._losses, self._norms = [], []
         self.events.flush()
 
-    def _show_first_batch(self, learn: Learner) -> None:
+    def _show_first_batch(self, learn: LearnerLike) -> None:
         self._shown = True
         assert self.events is not None
         if self.events.is_open and self.images:
@@ -206,7 +204,7 @@ class TensorBoard(Callback):
         self.events.flush()
 
 
-def _n_samples(learn: Learner) -> int:
+def _n_samples(learn: LearnerLike) -> int:
     try:
         return first_dimension(learn.preds, learn.batch[1])
     except TypeError:  # nothing tells, as where a model returns its loss
