@@ -81,6 +81,9 @@ def get_rng_state() -> dict[str, Any]:  # Any: each generator has a state of its
     Returns:
         a dict for `set_rng_state`, plain data that ``torch.load(weights_only=True)`` reads.
 
+    Raises:
+        TypeError: NumPy's global generator was replaced by one of another kind.
+
     >>> state = get_rng_state()
     >>> drawn = torch.rand(3), random.random()
     >>> set_rng_state(state)
@@ -88,6 +91,11 @@ def get_rng_state() -> dict[str, Any]:  # Any: each generator has a state of its
     (True, True)
     """
     (version, words, gauss), mersenne, of_torch, of_cuda, of_mps = _states()
+    if mersenne["bit_generator"] != "MT19937":
+        raise TypeError(
+            f"NumPy's global generator is saved where it is its own, MT19937; np.random.set_bit_generator gave it "
+            f"{mersenne['bit_generator']}: keep that as a generator of your own, np.random.default_rng(seed)"
+        )
     keys = torch.from_numpy(mersenne["state"]["key"].astype(np.int64))
     return {
         "python": [version, list(words), gauss],

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ignite_trainer.rng import get_rng_state, hash_seed, seed_everything, seed_sample, set_rng_state
+from ignite_trainer.rng import get_rng_state, hash_seed, rng_kept, seed_everything, seed_sample, set_rng_state
 
 
 def draws():
@@ -107,3 +107,16 @@ def test_rng_state_when_set_again_gives_the_same_numbers_on_the_device():
     first = torch.rand(5, device="cuda")
     set_rng_state(state)
     assert torch.equal(torch.rand(5, device="cuda"), first)
+
+
+def test_states_when_numpys_global_generator_is_of_another_kind_then_are_kept_and_not_saved():
+    own = np.random.get_bit_generator()
+    np.random.set_bit_generator(np.random.PCG64(0))
+    try:
+        with rng_kept():
+            drawn = np.random.rand()
+        assert np.random.rand() == drawn
+        with pytest.raises(TypeError, match="gave it PCG64: "):
+            get_rng_state()
+    finally:
+        np.random.set_bit_generator(own)

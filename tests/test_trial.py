@@ -378,3 +378,18 @@ def test_memory_when_a_model_keeps_a_list_of_another_kind_then_it_is_put_back():
     model.kept.append(3)
     memory.put_back()
     assert model.kept == [1, 2]
+
+
+def test_trial_when_the_learner_was_warned_of_then_says_it_no_more():
+    class Weighted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def forward(self, preds, y):
+            return self.weight * nn.functional.cross_entropy(preds, y)
+
+    data = list(zip(*(part.split(10) for part in blobs(40)), strict=True))
+    with pytest.warns(UserWarning, match="Weighted has 1 that is not"):
+        learn = Learner(mlp(), (data, None), Weighted(), 0.1, device="cpu")
+    OverfitBatch(learn).run()
