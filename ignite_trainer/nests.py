@@ -23,8 +23,11 @@ def map_leaves(nest: Any, change: Callable[[Any], Any]) -> Any:
         changed = {key: map_leaves(part, change) for key, part in nest.items()}
         if type(nest) is dict:
             return changed
-        same_kind = copy.copy(nest)  # with a default, with attributes
-        same_kind.update(changed)
+        try:
+            same_kind = copy.copy(nest)  # with a default, with attributes
+            same_kind.update(changed)
+        except Exception:  # whatever a kind raises that cannot be copied, as one whose __getattr__ looks up keys
+            return changed
         return same_kind
     if not isinstance(nest, (tuple, list)) or isinstance(nest, PackedSequence):
         return change(nest)

@@ -1344,9 +1344,17 @@ def test_callbacks_of_a_step_of_ones_own_when_they_wait_in_vain_then_is_said_aft
 def test_batch_when_it_is_a_dict_of_another_kind_then_stays_one_on_the_device():
     class Named(dict):
         def __getattr__(self, name):
+            if name not in self:
+                raise AttributeError(name)
             return self[name]
 
     moved = on_device(Named(x=torch.ones(1), name="a"), torch.device("meta"))
     assert (type(moved), moved.x.device.type, moved.name) == (Named, "meta", "a")
     counts = on_device(defaultdict(list, x=torch.ones(1)), torch.device("meta"))
     assert counts["missing"] == []
+
+    class Uncopied(dict):
+        def __copy__(self):
+            raise KeyError
+
+    assert type(on_device(Uncopied(x=torch.ones(1)), torch.device("meta"))) is dict
