@@ -96,7 +96,8 @@ class Learner:
         epoch, iter: of the batch that is running, from 0; ``step`` counts optimizer steps of this fit.
         batch, preds, loss: of the batch that is running; callbacks may assign them.
         opt, dl, epochs, n_epochs: optimizer, loader, range of epochs and number of epochs of this fit. Unless it was
-            given as ``optimizer``, the next fit makes another optimizer, whatever was done to this one.
+            given as ``optimizer``, the next fit makes another optimizer, whatever was done to this one; after another
+            model was assigned it is None until then.
         forward: what is called as the model: the model, or what ``torch.compile`` made of it.
         engine: the engine that is running, or ran last.
         validating: whether a fit's own validation is running.
