@@ -171,7 +171,7 @@ class Learner:
         self.precision, self.accumulate, self.clip_norm, self.compile = precision, int(accumulate), clip_norm, compile
         self.prepare_batch = prepare_batch
         self.model, self.dls = model, dls
-        self.cbs, self.opt_func = list(cbs), opt_func
+        self.cbs, self.opt_func = cbs, opt_func
         self.optimizer_options = OptimizerOptions(optimizer, lr, param_groups)
         self.lr, self._opt_func_given = self.optimizer_options.lr, opt_func
         self._check_opt_func(made)

@@ -38,7 +38,7 @@ from ignite_trainer import (
     seed_everything,
 )
 from ignite_trainer.steps import on_device
-from tests.tiny import blobs, dropout_net, hand_fit, mlp, same_state
+from tests.tiny import blobs, dropout_net, hand_fit, mlp, own_step, same_state
 
 
 def batches(n=40, size=10, **how):
@@ -1324,20 +1324,13 @@ def test_predict_when_rows_are_of_several_shapes_then_says_so():
 
 
 def test_callbacks_of_a_step_of_ones_own_when_they_wait_in_vain_then_is_said_after_the_first_epoch():
-    def step(learn):
-        learn.preds = learn.model(learn.batch[0])
-        learn.loss = learn.loss_func(learn.preds, learn.batch[1])
-        learn.loss.backward()
-        learn.opt.step()
-        learn.opt.zero_grad()
-
     class Look(Callback):
         def before_epoch(self, learn):
             self.said_before = len(warned)
 
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        learner(cbs=[EMA(), look := Look()], step=step).fit(2)
+        learner(cbs=[EMA(), look := Look()], step=own_step).fit(2)
     assert (look.said_before, len(warned)) == (1, 1)
 
 

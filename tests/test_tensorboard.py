@@ -27,7 +27,7 @@ from ignite_trainer import (
 from ignite_trainer.handlers.event_files import event_files
 from ignite_trainer.resume import WALL_CLOCK
 from tests.event_records import accumulated, all_steps, hparams, scalars
-from tests.tiny import blobs, mlp, same_state
+from tests.tiny import blobs, mlp, own_step, same_state
 
 QUIET = {"images": False, "histograms": False, "pr_curves": False}
 
@@ -176,14 +176,7 @@ def test_tensorboard_when_gradients_are_sparse_then_takes_their_norm_too(tmp_pat
 
 
 def test_tensorboard_when_the_step_is_ones_own_then_has_its_losses(tmp_path):
-    def step(learn):
-        learn.preds = learn.model(learn.batch[0])
-        learn.loss = learn.loss_func(learn.preds, learn.batch[1])
-        learn.loss.backward()
-        learn.opt.step()
-        learn.opt.zero_grad()
-
-    learner([TensorBoard(tmp_path, every_steps=2)], step=step).fit(1)
+    learner([TensorBoard(tmp_path, every_steps=2)], step=own_step).fit(1)
     assert [step for step, _ in scalars(tmp_path)["loss/batch"]] == [2, 4]
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from ignite_trainer import Callback, Learner, accuracy, create_trainer, param_groups
+from tests.tiny import own_step
 
 DATA = [(torch.ones(4, 2), torch.ones(4, 1))] * 2
 
@@ -32,14 +33,6 @@ class HookOfOthers:
 
 class WaitsForSteps(Callback):
     def after_step(self, learn): ...
-
-
-def own_step(learn):
-    learn.preds = learn.model(learn.batch[0])
-    learn.loss = learn.loss_func(learn.preds, learn.batch[1])
-    learn.loss.backward()
-    learn.opt.step()
-    learn.opt.zero_grad()
 
 
 def evaluate_ignored_labels():
