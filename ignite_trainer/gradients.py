@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .arguments import is_whole
 from .events import Scope, TrainEvents
-from .loss_size import LossSize
+from .loss_size import LossSize, counted
 
 __all__ = ["GradientWindow", "check_gradient_options", "window_for"]
 
@@ -46,7 +46,7 @@ class GradientWindow:
     def reset(self) -> None:
         """Forget an open window; its gradients are dropped before the next backward."""
         self.done, self.n = 0, 0
-        self._n_next: int | Tensor = 0
+        self._n_next: float | Tensor = 0
         self._kept: list[Tensor | None] | None = None
 
     def loss_for_backward(self, loop: Any) -> Tensor:
@@ -54,7 +54,7 @@ class GradientWindow:
         loss: Tensor = loop.loss
         if self.weighs:
             self._drop_uncounted(loop)
-            self._n_next = self.size(loop.preds, loop.batch[1])
+            self._n_next = counted(self.size(loop.preds, loop.batch[1]))
             loss = loss * self._n_next
         return loss if self.scaler is None else self.scaler.scale(loss)
 

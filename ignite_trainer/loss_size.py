@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,16 @@ from torch.nn import functional as F
 
 from .user_warnings import warn_user
 
-__all__ = ["FEW", "LossSize", "first_dimension", "ignored_label", "kind_of", "loss_size_of"]
+__all__ = ["FEW", "LossSize", "Marked", "counted", "first_dimension", "ignored_label", "kind_of", "loss_size_of"]
 
-LossSize = Callable[[Any, Any], "int | Tensor"]
+
+class Marked(NamedTuple):
+    """Which labels on a device count, not yet counted: those of many batches are counted at once."""
+
+    marks: Tensor  # bool, of no other use to anyone
+
+
+LossSize = Callable[[Any, Any], "int | Tensor | Marked"]
 
 FEW = 64  # so many numbers on the CPU are looked through faster as a list than as a tensor
 
@@ -26,7 +33,7 @@ def loss_size_of(loss_func: Any) -> LossSize:
     sum of their class weights: what the loss itself divides by. For all others it is the first dimension of y.
 
     Returns:
-        A function (preds, y) → an int, or a 0-d tensor on the device of y.
+        A function (preds, y) → an int, or on the device of y a 0-d tensor, or ``Marked``.
 
     Warns:
         UserWarning: the loss is a sum over the batch.
@@ -44,7 +51,7 @@ def loss_size_of(loss_func: Any) -> LossSize:
     ignore: int = options.get("ignore_index", -100)
     weight: Tensor | None = options.get("weight")
 
-    def labels(preds: Any, y: Any) -> int | Tensor:
+    def labels(preds: Any, y: Any) -> int | Tensor | Marked:
         if not isinstance(y, Tensor):  # for a forward of one's own
             return first_dimension(preds, y)
         n: int = y.numel()
@@ -58,9 +65,19 @@ def loss_size_of(loss_func: Any) -> LossSize:
             return (weights * known).sum()
         if ignore < 0 and n and y.is_cpu and y.min().item() >= 0:  # 1 µs; on a device it would wait
             return n
-        return (y != ignore).sum()
+        known = y != ignore
+        return known.sum() if y.is_cpu else Marked(known)
 
     return labels
+
+
+def counted(n: float | Tensor | Marked) -> float | Tensor:
+    """What a ``LossSize`` gives, as a number, in Python or on its device.
+
+    >>> counted(Marked(torch.tensor([True, False, True]))), counted(2)
+    (tensor(2), 2)
+    """
+    return n.marks.sum() if isinstance(n, Marked) else n
 
 
 def kind_of(loss_func: Any) -> tuple[Any, bool, dict[str, Any]]:

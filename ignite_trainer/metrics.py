@@ -13,12 +13,14 @@ from ignite.metrics import Metric
 from torch import Tensor
 
 from .distributed import sum_float64
-from .loss_size import FEW, LossSize, first_dimension
+from .loss_size import FEW, LossSize, Marked, counted, first_dimension
 
 __all__ = ["Accuracy", "BatchMean", "Loss", "Ratio", "UpdatedMetric", "accuracy"]
 
 AT_ONCE = 64
 """So many batches' numbers are added up at once on a device."""
+
+_KEPT = 4096  # of so many samples it is kept which are right, or which count; of more, how many
 
 
 def accuracy(preds: Tensor, y: Tensor) -> Tensor:
@@ -77,14 +79,15 @@ class WeightedMean(Ratio):
         self._rounded_off: float | Tensor = 0.0
         self._later: list[tuple[Tensor, int | float | Tensor]] = []
 
-    def add(self, value: Tensor, n: float | Tensor) -> None:
+    def add(self, value: Tensor, n: float | Tensor | Marked) -> None:
         """Add a batch: its mean, a 0-d tensor, and how many samples that stands for."""
         if value.is_cpu:  # there is no device to wait for: 0.3 µs, where tensors take 3
-            n = n if isinstance(n, (int, float)) else n.item()
+            n = n if isinstance(n, (int, float)) else counted(n).item()  # type: ignore[union-attr]
             if n:  # a batch of ignored labels alone has NaN for its loss
                 self._total += value.item() * n
             self._n += n
         elif value.device.type == "mps":
+            n = counted(n)
             if isinstance(n, Tensor) or n:
                 weighted = value.detach().to(torch.float32) * n
                 self.add_compensated(torch.where(n > 0, weighted, 0.0) if isinstance(n, Tensor) else weighted)
@@ -92,9 +95,11 @@ class WeightedMean(Ratio):
         else:
             self.add_later(value, n)
 
-    def add_later(self, value: Tensor, n: float | Tensor) -> None:
+    def add_later(self, value: Tensor, n: float | Tensor | Marked) -> None:
         """Keep a batch where it lies until there are as many as are added up at once; nothing waits for a device."""
-        if isinstance(n, Tensor) and n.is_cpu:
+        if isinstance(n, Marked):
+            n = n.marks if n.marks.numel() <= _KEPT else n.marks.sum()
+        elif isinstance(n, Tensor) and n.is_cpu:
             n = n.item()
         elif isinstance(n, Tensor) and (n.ndim or n._is_view()):
             n = n.reshape(()).clone()
@@ -109,7 +114,7 @@ class WeightedMean(Ratio):
         for n, batches in groupby(self._later, lambda batch: None if isinstance(batch[1], Tensor) else batch[1]):
             values, sizes = zip(*batches, strict=True)
             if n is None:
-                weights = torch.stack(sizes).to(torch.float64)
+                weights = _numbers(sizes)
                 total = total + torch.where(weights > 0, torch.stack(values) * weights, 0.0).sum()
                 n_samples = n_samples + weights.sum()
             elif n:
@@ -127,6 +132,7 @@ class WeightedMean(Ratio):
     def state(self) -> list[Any]:
         """What was added so far, as plain data."""
         values, sizes = zip(*self._later, strict=True) if self._later else ((), ())
+        sizes = tuple(n.sum() if isinstance(n, Tensor) and n.dtype is torch.bool else n for n in sizes)
         of_tensors = bool(sizes) and all(isinstance(n, Tensor) for n in sizes)
         later = [torch.stack(values) if values else [], torch.stack(sizes) if of_tensors else list(sizes)]
         return [self._total, self._n, self._rounded_off, *later]
@@ -150,6 +156,12 @@ class WeightedMean(Ratio):
         return added + rounded_off, n_samples if isinstance(n, Tensor) else float(n)
 
 
+def _numbers(sizes: tuple[Tensor, ...]) -> Tensor:
+    """Numbers, and of marks how many are True, in float64; neighbours of one shape and type are read together."""
+    alike = [torch.stack(tuple(group)) for _, group in groupby(sizes, lambda n: (n.shape, n.dtype))]
+    return torch.cat([stacked.reshape(len(stacked), -1).sum(dim=1).to(torch.float64) for stacked in alike])
+
+
 class Loss(WeightedMean):
     """The mean loss over an epoch's samples, from the losses that the step has computed anyway.
 
@@ -170,7 +182,7 @@ class Loss(WeightedMean):
         self.size = size
         super().__init__()
 
-    def update(self, output: tuple[Tensor, int | Tensor]) -> None:
+    def update(self, output: tuple[Tensor, int | Tensor | Marked]) -> None:
         """Add a batch: its mean loss, a 0-d tensor, and how many samples that stands for."""
         self.add(*output)
 
@@ -218,12 +230,12 @@ class Accuracy(OfOutput, Ratio):
             self.check(preds, y)
         right, n = best == y, y.numel()
         if self.ignore_index is not None:
-            counted = y != self.ignore_index
-            self._correct += (right & counted).sum()
-            self._n += counted.sum()
+            known = y != self.ignore_index
+            self._correct += (right & known).sum()
+            self._n += known.sum()
             return
         if not right.is_cpu:  # nothing waits for a device
-            self._later.append(right.sum())
+            self._later.append(right if n <= _KEPT and right.ndim == 1 else right.sum().reshape(1))
             if len(self._later) >= AT_ONCE:
                 self._add_up()
         elif n <= FEW and right.ndim == 1:  # 2 µs less than the next line
@@ -234,7 +246,7 @@ class Accuracy(OfOutput, Ratio):
 
     def _add_up(self) -> None:
         if self._later:
-            self._correct += torch.stack(self._later).sum()
+            self._correct += torch.cat(self._later).sum()
             self._later = []
 
     @staticmethod

@@ -116,6 +116,16 @@ def test_watch_when_a_callback_reads_a_number_then_raises():
         learn.fit(1)
 
 
+def test_accuracy_on_cuda_when_batches_are_small_large_and_maps_then_counts_as_on_the_cpu():
+    generator, metrics = torch.Generator().manual_seed(0), (Accuracy(), Accuracy())
+    for n, *places in [(32,), (5000,), (2, 4, 4)] * 40:
+        preds, y = torch.rand(n, 5, *places, generator=generator), torch.randint(5, (n, *places), generator=generator)
+        metrics[0].update((preds, y))
+        metrics[1].update((preds.cuda(), y.cuda()))
+        preds.zero_()
+    assert metrics[0].compute() == metrics[1].compute()
+
+
 def test_documents_job_when_the_images_lie_on_the_device_then_learns_as_on_the_cpu(fashion_mnist_root):
     from ignite_trainer import fashion_mnist, random_split
 

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ignite_trainer import Accuracy, Callback, CancelBatchException, Learner, Loss, accuracy
-from ignite_trainer.loss_size import first_dimension, ignored_label, loss_size_of
+from ignite_trainer.loss_size import Marked, counted, first_dimension, ignored_label, loss_size_of
 from tests.tiny import blobs, mlp
 
 SCORES = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.1, math.nan, math.inf, -math.inf])
@@ -151,7 +151,7 @@ def test_weight_of_a_cross_entropy_when_labels_are_ignored_then_is_the_number_of
     labels = data.draw(st.lists(st.sampled_from([0, 1, 2, ignored]), min_size=n, max_size=n))
     y = torch.tensor(labels, dtype=torch.int64).reshape(shape)
     size = loss_size_of(nn.CrossEntropyLoss(ignore_index=ignored))
-    assert int(size(None, y)) == sum(label != ignored for label in labels)
+    assert int(counted(size(None, y))) == sum(label != ignored for label in labels)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_weight_of_a_cross_entropy_when_its_sum_is_divided_by_it_then_is_its_mea
     y = torch.randint(3, (*shape[:1], *shape[2:])) if len(shape) > 1 else torch.tensor(1)
     y = torch.where(y == 0, -100, y) if kind == "labels" else torch.rand(shape, dtype=torch.float64)
     mean, total = cross_entropy(preds, y), cross_entropy(preds, y, reduction="sum")
-    torch.testing.assert_close(total / loss_size_of(cross_entropy)(preds, y), mean)
+    torch.testing.assert_close(total / counted(loss_size_of(cross_entropy)(preds, y)), mean)
 
 
 @pytest.mark.parametrize("shape", [(), (4,)])
@@ -219,6 +219,7 @@ def test_mean_where_there_is_no_float64_then_is_nearly_that_of_float64(values):
 
 
 SIZES = st.one_of(
+    st.lists(st.booleans(), min_size=1, max_size=3).map(lambda marks: Marked(torch.tensor(marks))),
     st.integers(0, 40),
     st.integers(0, 40).map(torch.tensor),
     st.floats(0, 40, width=32).map(torch.tensor),
@@ -228,7 +229,9 @@ SIZES = st.one_of(
 @given(st.lists(st.tuples(st.floats(-1e6, 1e6, width=32), SIZES), max_size=200), st.data())
 def test_mean_on_a_device_when_it_is_saved_anywhere_and_gone_on_with_then_has_the_same_bits(batches, data):
     # what a device does is done here on the CPU, by the method that is called for tensors on a device
-    batches = [(torch.tensor(math.nan if float(n) == 0 else value), n) for value, n in batches]
+    numbers = [float(counted(n)) for _, n in batches]
+    values = [torch.tensor(value if n else math.nan) for (value, _), n in zip(batches, numbers, strict=True)]
+    batches = list(zip(values, (n for _, n in batches), strict=True))
     cut = data.draw(st.integers(0, len(batches)))
     whole, first, second = Loss(), Loss(), Loss()
     for value, n in batches:
@@ -242,10 +245,10 @@ def test_mean_on_a_device_when_it_is_saved_anywhere_and_gone_on_with_then_has_th
             second.compute()  # to look at it changes nothing
     total, n_samples = whole.sums()
     assert second.sums() == (total, n_samples)
-    products = [value.item() * float(n) for value, n in batches if float(n)]
+    products = [value.item() * n for (value, _), n in zip(batches, numbers, strict=True) if n]
     # float64, added up in another order
     assert total == pytest.approx(math.fsum(products), rel=1e-9, abs=1e-6)
-    assert n_samples == pytest.approx(math.fsum(float(n) for _, n in batches), rel=1e-12)
+    assert n_samples == pytest.approx(math.fsum(numbers), rel=1e-12)
 
 
 def test_mean_when_loaded_on_another_device_then_all_of_it_lies_there():
@@ -274,23 +277,28 @@ class Operations(TorchDispatchMode):
         return operation(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(("labels", "n_operations"), [(torch.int64, 3), (torch.float32, 1)])
-def test_loss_on_a_device_then_a_batch_starts_few_kernels(labels, n_operations):
-    """Its float64 is one; with class numbers two more, which count those that are not ignored."""
+@pytest.mark.parametrize(
+    ("labels", "n", "n_operations"), [(torch.int64, 32, 2), (torch.int64, 5000, 3), (torch.float32, 32, 1)]
+)
+def test_loss_on_a_device_then_a_batch_starts_few_kernels(labels, n, n_operations):
+    """Its float64 is one; with class numbers one marks those that are not ignored, and many are counted at once."""
     size = loss_size_of(nn.CrossEntropyLoss() if labels is torch.int64 else nn.MSELoss())
-    loss, value, y = Loss(size), torch.empty((), device="meta"), torch.empty(32, device="meta", dtype=labels)
+    loss, value, y = Loss(size), torch.empty((), device="meta"), torch.empty(n, device="meta", dtype=labels)
     with Operations() as operations:
         for _ in range(640):
             loss.add(value, size(None, y))
-    assert operations.count <= 640 * n_operations + 10 * 11
+    assert operations.count <= 640 * n_operations + 10 * 14
 
 
-def test_accuracy_on_a_device_then_a_batch_starts_three_kernels():
-    metric, preds, y = Accuracy(), torch.empty(32, 10, device="meta"), torch.empty(32, device="meta", dtype=torch.int64)
+@pytest.mark.parametrize(("shape", "n_operations"), [((32,), 2), ((5000,), 4), ((2, 4, 4), 4)])
+def test_accuracy_on_a_device_then_a_batch_starts_few_kernels(shape, n_operations):
+    """To find the largest, to compare, and where there are many or a map: to count, with a view of the number."""
+    preds, y = torch.empty(shape[0], 10, *shape[1:]), torch.empty(shape, dtype=torch.int64)
+    metric, preds, y = Accuracy(), preds.to("meta"), y.to("meta")
     with Operations() as operations:
         for _ in range(640):
             metric.update((preds, y))
-    assert operations.count <= 640 * 3 + 10 * 4
+    assert operations.count <= 640 * n_operations + 10 * 4
 
 
 def test_size_of_a_weighted_loss_when_labels_are_ignored_then_is_what_the_loss_divides_by():

@@ -15,7 +15,7 @@ from ..arguments import is_number, is_whole
 from ..callbacks import Callback
 from ..events import CancelBatchException
 from ..learner_like import LearnerLike
-from ..loss_size import ignored_label
+from ..loss_size import counted, ignored_label
 from .soundness import bad_tensors
 
 __all__ = ["NaNGuard", "TimeLimit"]
@@ -69,7 +69,7 @@ class NaNGuard(Callback):
         if learn.engine.training and self.action != "skip":
             loss = learn.loss.detach()
             if self._may_be_of_none:  # of a batch of ignored labels alone it is NaN, and weighs nothing
-                n = learn.train_loss.size(learn.preds, learn.batch[1])
+                n = counted(learn.train_loss.size(learn.preds, learn.batch[1]))
                 weighs = n > 0 if isinstance(n, Tensor) else loss.new_full((), n > 0, dtype=torch.bool)
                 loss = loss.where(weighs, 0.0)
             self._losses.append((learn.epoch, learn.iter, loss))

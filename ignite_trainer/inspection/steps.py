@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..callbacks import Callback
 from ..events import CancelFitException
 from ..learner import Learner
+from ..loss_size import counted
 from ..optim import rates_of
 from .findings import Finding, listed
 from .losses import ClassLoss
@@ -207,7 +208,7 @@ class Steps(Callback):
 
 def counts(learn: Learner) -> bool:
     """Whether the loss of the batch stands for any sample: not where all its labels are ignored."""
-    return bool(learn.train_loss.size(learn.preds, learn.batch[1]) > 0)
+    return bool(counted(learn.train_loss.size(learn.preds, learn.batch[1])) > 0)
 
 
 def outside(y: Tensor, loss: ClassLoss, n_classes: int) -> Tensor | None:
