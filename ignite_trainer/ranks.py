@@ -16,9 +16,10 @@ from .events import Scope
 from .gradients import GradientWindow
 from .learner_like import LearnerLike
 from .learner_metrics import check_for_ranks, is_foreign
-from .loadable import UNKNOWN, shapes_of
+from .loadable import shapes_of
 from .loss_size import LossSize
 from .rank_gradients import RankWindow
+from .rank_models import check_rates, share_buffers, share_model, warn_if_apart
 from .shares import Share, is_filler, loader_identity, places_of
 from .steps import TrainStep
 
@@ -69,7 +70,7 @@ class Ranks:
         self.asked: set[str] = set()
         self.stopped_by: int | None = None
         self._stop: tuple[Any, ...] | None = None
-        self._parted = False
+        self._parted = self._apart = False
 
     # ---- agreements ----------------------------------------------------------------------------------------------
 
@@ -178,27 +179,23 @@ class Ranks:
             )
 
     def share_model(self) -> None:
-        """Rank 0's weights and buffers, for all.
+        """Rank 0's weights and buffers, for all."""
+        share_model(self.learn.model, self.learn.loss_func)
+
+    def end_epoch(self) -> None:
+        """Agree on how the training of an epoch ended; after it all ranks have the same model.
 
         Raises:
-            ValueError: a lazy layer that was not called yet, or an extra state.
-        """
-        state = self.learn.model.state_dict()
-        for name, shape in shapes_of(state).items():
-            if not isinstance(shape, tuple) or name.endswith("_extra_state"):
-                what = "has no shape yet: call the model on a batch first" if shape == UNKNOWN else "is an extra state"
-                raise ValueError(f"ranks begin with rank 0's parameters and buffers; {name} {what}")
-        for part in (self.learn.model, self.learn.loss_func):
-            if isinstance(part, nn.Module):
-                saved, others = _buffers(part)
-                share_tensors([*part.parameters(), *saved.values(), *_of_one_size(others)])
+            RuntimeError: they have not the same learning rates.
 
-    def share_buffers(self) -> None:
-        """Rank 0's buffers, such as batch norm's statistics, for all: each rank's are of its own shares.
-
-        Those that are not saved may have another size on each, as a table that grows with the longest sequence.
+        Warns:
+            UserWarning: their weights have come apart; once a fit.
         """
-        share_tensors(_buffers(self.learn.model)[0].values())
+        self.agree(self.learn.trainer)
+        share_buffers(self.learn.model)
+        check_rates(self.learn.opt)
+        if not self._apart:
+            self._apart = warn_if_apart(self.learn.model)
 
     def compare(self, results: dict[str, float]) -> None:
         """Refuse metrics that no rank has added up.
@@ -277,18 +274,3 @@ class Ranks:
                 share_tensors([part], number)
                 result[rows] = part
         return result
-
-
-def _buffers(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Those that are saved, and the others, by name."""
-    names = module.state_dict().keys()
-    saved, others = dict[str, Tensor](), dict[str, Tensor]()
-    for name, buffer in module.named_buffers():
-        (saved if name in names else others)[name] = buffer
-    return saved, others
-
-
-def _of_one_size(tensors: dict[str, Tensor]) -> list[Tensor]:
-    """Those that all ranks have in one shape and type."""
-    kinds = all_objects({name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()})
-    return [tensor for name, tensor in tensors.items() if all(kind.get(name) == kinds[0].get(name) for kind in kinds)]

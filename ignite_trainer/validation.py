@@ -48,8 +48,7 @@ class Validation:
             self._step_was_seen = True
             warn_of_uncalled(learn.cbs, learn.called_by_name)
         if learn.ranks is not None:
-            learn.ranks.agree(learn.trainer)
-            learn.ranks.share_buffers()
+            learn.ranks.end_epoch()
         if learn.trainer.cancelled == Scope.FIT or not learn.in_fit:
             return
         if learn.validates:

@@ -9,6 +9,7 @@ import random
 import signal
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -384,14 +385,47 @@ def refusals():
         "resume": lambda: learner(points(8), cbs=[Checkpoint(RUN)]).fit(1, resume="/nothing/there.pt"),
         "callbacks": lambda: learner(points(8), cbs=[Checkpoint(RUN)] if rank() == 0 else []).fit(1),
         "extra": lambda: learner(points(8), model=WithExtra).fit(1),
+        "rates": lambda: learner(points(41), cbs=[AtEachBatch(halve_rates)]).fit(2),
     }
     texts = {}
     for name, attempt in tries.items():
         try:
             attempt()
-        except (TypeError, ValueError, OSError) as error:
+        except (TypeError, ValueError, OSError, RuntimeError) as error:
             texts[name] = f"{type(error).__name__}: {error}"
     return texts
+
+
+class AtEachBatch(Callback):
+    """Does something with the learner after each batch of training that this rank has a sample of."""
+
+    def __init__(self, action):
+        self.action = action
+
+    def after_batch(self, learn):
+        if learn.engine.training:
+            self.action(learn)
+
+
+def halve_rates(learn):
+    learn.opt.param_groups[0]["lr"] *= 0.5
+
+
+@torch.no_grad()
+def cut_weights(learn):
+    for parameter in learn.model.parameters():
+        parameter.clamp_(-0.1, 0.1)
+
+
+def apart():
+    """What is warned of in a fit whose last batch, of one sample, is cut on one rank alone; and of one that is not."""
+    warned = []
+    for n in (41, 42):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            learner(points(n), cbs=[AtEachBatch(cut_weights)]).fit(3)
+        warned.append([str(warning.message) for warning in caught])
+    return warned
 
 
 class Share:
@@ -629,13 +663,14 @@ JOBS = {
     for job in (
         *(evaluation, training, endings, endings_on_one, batches_cancelled, batches_cancelled_on_one),
         *(interrupted, interrupted_with_buffers, killed, moved, refusals, others, breaks),
-        *(together, evaluates_where_a_rank_is_not),
+        *(together, evaluates_where_a_rank_is_not, apart),
     )
 }
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    warnings.filterwarnings("error", "all ranks hold the same weights")
     *names, folder = sys.argv[1:]
     if DEVICE != "cpu":  # these ranks share a device, which nccl refuses
         torch.distributed.init_process_group("gloo")

@@ -137,6 +137,7 @@ REFUSED = {
     "resume": "FileNotFoundError: .*there is none at /nothing/there.pt",
     "callbacks": "ValueError: all ranks run the same job; rank 1 has callbacks of this package , rank 0 Checkpoint",
     "extra": "ValueError: ranks begin with rank 0's parameters and buffers; _extra_state is an extra state",
+    "rates": r"RuntimeError: all ranks make the same steps; .* of rank 1 are \[0.0015625\], .* 0 \[0.00078125\]: ch",
     "few": "ValueError: .*; 1 of 2 have none here, for the metric 'a': take a larger batch_size or fewer ranks",
 }
 
@@ -154,6 +155,16 @@ def test_ranks_when_asked_for_what_they_cannot_do_then_each_says_why_and_the_nex
         assert texts.keys() == REFUSED.keys()
         for name, pattern in REFUSED.items():
             assert re.match(pattern, texts[name]), texts[name]
+
+
+def test_ranks_when_their_weights_come_apart_then_rank_0_warns_once_a_fit(tmp_path):
+    (cut, whole), others = (ranks["apart"] for ranks in run_jobs(["apart"], tmp_path, 2))
+    text = (
+        "of this epoch those of rank 1 differ from rank 0's, first in 0.weight, and rank 0's are what is saved: change"
+    )
+    assert [text in warning for warning in cut] == [True]
+    assert whole == []
+    assert others == [[], []]
 
 
 def test_command_on_ranks_when_a_rank_would_have_a_batch_of_one_then_all_say_so_and_end(tmp_path):

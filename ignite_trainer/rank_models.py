@@ -1,0 +1,111 @@
+"""The model on several ranks: rank 0's at the start, the same on all of them at each epoch's end."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .distributed import all_objects, rank, share_tensors
+from .loadable import UNKNOWN, shapes_of
+from .optim import rates_of
+from .user_warnings import warn_user
+
+__all__ = ["check_rates", "share_buffers", "share_model", "warn_if_apart"]
+
+_WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_WAY_OUT = "change them in after_step or at the ends of epochs, to which every rank comes"
+
+
+def share_model(model: nn.Module, loss_func: Any) -> None:
+    """Rank 0's weights and buffers, for all.
+
+    Raises:
+        ValueError: a lazy layer that was not called yet, or an extra state.
+    """
+    for name, shape in shapes_of(model.state_dict()).items():
+        if not isinstance(shape, tuple) or name.endswith("_extra_state"):
+            what = "has no shape yet: call the model on a batch first" if shape == UNKNOWN else "is an extra state"
+            raise ValueError(f"ranks begin with rank 0's parameters and buffers; {name} {what}")
+    for part in (model, loss_func):
+        if isinstance(part, nn.Module):
+            saved, others = _buffers(part)
+            share_tensors([*part.parameters(), *saved.values(), *_of_one_size(others)])
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Rank 0's buffers, such as batch norm's statistics, for all: each rank's are of its own shares.
+
+    Those that are not saved may have another size on each, as a table that grows with the longest sequence.
+    """
+    share_tensors(_buffers(model)[0].values())
+
+
+def check_rates(optimizer: Any) -> None:
+    """Refuse learning rates that are not the same on all ranks.
+
+    Raises:
+        RuntimeError: they are not, as where they are set at a batch of which a rank has no sample.
+    """
+    everybodys = all_objects(rates_of(optimizer))
+    for number, rates in enumerate(everybodys):
+        # another processor's cos may end in another digit
+        if not all(map(_close, rates, everybodys[0])):
+            raise RuntimeError(
+                f"all ranks make the same steps; at the end of this epoch the learning rates of rank {number} are "
+                f"{rates}, those of rank 0 {everybodys[0]}: {_WAY_OUT}"
+            )
+
+
+def warn_if_apart(model: nn.Module) -> bool:
+    """Warn on rank 0 where the weights of another are not its own, bit for bit.
+
+    Returns:
+        Whether they are not, the same on all ranks.
+    """
+    everybodys = all_objects(_sums_of_bits(model))
+    for number, sums in enumerate(everybodys):
+        for name, bits in everybodys[0].items():
+            if sums.get(name) != bits:
+                if rank() == 0:
+                    warn_user(
+                        f"all ranks hold the same weights; at the end of this epoch those of rank {number} differ from "
+                        f"rank 0's, first in {name}, and rank 0's are what is saved: {_WAY_OUT}"
+                    )
+                return True
+    return False
+
+
+def _close(rate: float, other: float) -> bool:
+    return math.isclose(rate, other) or (math.isnan(rate) and math.isnan(other))
+
+
+def _sums_of_bits(model: nn.Module) -> dict[str, int]:
+    """Of each parameter its memory added up as whole numbers, which no order and no rounding changes; one wait."""
+    sums = {name: _bits(parameter.detach()).sum(dtype=torch.int64) for name, parameter in model.named_parameters()}
+    device = next((total.device for total in sums.values()), None)
+    together = torch.stack([total.to(device) for total in sums.values()]).tolist() if sums else []
+    return dict(zip(sums, together, strict=True))
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    if tensor.dtype.is_complex:
+        tensor = torch.view_as_real(tensor)
+    return tensor.view(_WORDS[tensor.element_size()])
+
+
+def _buffers(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Those that are saved, and the others, by name."""
+    names = module.state_dict().keys()
+    saved, others = dict[str, Tensor](), dict[str, Tensor]()
+    for name, buffer in module.named_buffers():
+        (saved if name in names else others)[name] = buffer
+    return saved, others
+
+
+def _of_one_size(tensors: dict[str, Tensor]) -> list[Tensor]:
+    """Those that all ranks have in one shape and type."""
+    kinds = all_objects({name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()})
+    return [tensor for name, tensor in tensors.items() if all(kind.get(name) == kinds[0].get(name) for kind in kinds)]
