@@ -23,7 +23,8 @@ from ignite.metrics.regression.geometric_mean_relative_absolute_error import Geo
 from torch import Tensor
 
 from .distributed import sum_float64
-from .metrics import Accuracy, BatchMean, Loss, Ratio, UpdatedMetric, accuracy
+from .means import Ratio
+from .metrics import Accuracy, BatchMean, Loss, UpdatedMetric, accuracy
 
 __all__ = ["attach_metrics", "check_for_ranks", "is_foreign", "metrics_from"]
 
