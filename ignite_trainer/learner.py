@@ -11,36 +11,26 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NoReturn, SupportsIndex
 
-import torch
 from ignite.engine import Events
-from ignite.metrics import Metric
 from torch import Tensor, nn, optim
 
-from .arguments import Fixed, check_cbs, check_folder, check_model, check_parts, check_takes, in_short, is_whole
+from .arguments import check_folder, check_parts, check_takes, in_short, is_whole
 from .callbacks import Dispatcher, has_point, in_order, run_cbs
 from .devices import pick_device
 from .distributed import initialize, is_main, on_main, world_size
 from .engines import CancellableEngine, always
-from .epochs import check_loader, first_batch, pair_of_loaders, refuse_one_shot, rereadable
+from .epochs import check_loader, first_batch, refuse_one_shot, rereadable
 from .events import Scope, TrainEvents
 from .export import export_model, load_weights, save_weights
 from .files import Aside, new_run_folder
 from .first_batch import FirstBatchChecks
-from .gradients import GradientWindow, check_gradient_options, window_for
+from .gradients import check_gradient_options, window_for
 from .learner_metrics import attach_metrics, metrics_from
-from .loss_size import LossSize, first_dimension, loss_size_of
+from .learner_parts import LearnerParts
+from .loss_size import LossSize, first_dimension
 from .metrics import Loss
 from .modes import modes_kept
-from .optim import (
-    OptimizerOptions,
-    begin_at_rates_set_since,
-    check_rate,
-    check_step,
-    check_tensors,
-    plain_rate,
-    rates_of,
-    warn_of_untrained,
-)
+from .optim import begin_at_rates_set_since, rates_of
 from .prediction import predict
 from .ranks import Ranks
 from .resume import Resumption, streams_kept
@@ -51,10 +41,8 @@ from .validation import Validation
 
 __all__ = ["Learner"]
 
-_CURRICULUM = "have the loader itself change, or give a function that returns the loader of each epoch"
 
-
-class Learner:
+class Learner(LearnerParts):
     """A model, its data, a loss and an optimizer, trained by two Ignite engines, ``trainer`` and ``evaluator``.
 
     Callbacks and native handlers are called at the points of ``POINTS``; validation is attached to the trainer's
@@ -118,6 +106,7 @@ class Learner:
 
     Source: fastai's Learner (course22p2 miniai), on Ignite.
 
+    >>> import torch
     >>> from ignite_trainer import Learner
     >>> data = [(torch.ones(4, 2), torch.ones(4, 1))] * 3
     >>> learn = Learner(nn.Linear(2, 1), (data, data), nn.MSELoss(), lr=0.1, device="cpu")
@@ -125,17 +114,7 @@ class Learner:
     (['loss'], 6, 2)
     """
 
-    metrics = Fixed[Mapping[str, Metric]]()
-    precision = Fixed[str]()
-    accumulate = Fixed[int]()
-    clip_norm = Fixed["float | None"]()
-    compile = Fixed[bool]()
-    prepare_batch = Fixed[Any]()
-
-    opt: Any
-    _model: nn.Module
     outcome: Literal["finished", "resumable", "broken"]
-    in_fit = False
 
     def __init__(
         self,
@@ -170,14 +149,8 @@ class Learner:
         self.device, self.device_given = pick_device(device), device is not None
         self.precision, self.accumulate, self.clip_norm, self.compile = precision, int(accumulate), clip_norm, compile
         self.prepare_batch = prepare_batch
-        self.model, self.dls = model, dls
-        self.cbs, self.opt_func = cbs, opt_func
-        self.optimizer_options = OptimizerOptions(optimizer, lr, param_groups)
-        self.lr, self._opt_func_given = self.optimizer_options.lr, opt_func
-        self._check_opt_func(made)
-        self.opt = optimizer
-        self._rates_left: tuple[Any, list[float]] = (None, [])
-        check_tensors(optimizer, model)
+        self.model, self.dls, self.cbs = model, dls, cbs
+        self._take_optimizer(optimizer, lr, param_groups, opt_func)
         check_folder(folder)
         self._folder, self.folder_given = None if folder is None else Path(folder), folder is not None
         self.metrics = MappingProxyType(metrics_from(metrics))
@@ -234,96 +207,6 @@ class Learner:
         for engine in (trainer, evaluator):  # of what callbacks have left, as the loss will see it
             engine.add_event_handler(TrainEvents.PREDICTED, always(self._first_batches.check_predictions))
         self._validation.attach(trainer)
-
-    @property
-    def model(self) -> nn.Module:
-        """The model, on the learner's device; a model that is assigned is moved there.
-
-        For a model that ``torch.compile`` returned, this is the module inside it, whose state has plain names. The
-        compiled one is called, except in trials, until another model is assigned, which may be the module inside.
-        """
-        return self._model
-
-    @model.setter
-    def model(self, model: nn.Module) -> None:
-        self._refuse_in_fit("model", "give the fit a callback that changes the model that it has")
-        check_model(model, call="learn.model = ...")
-        within = getattr(model, "_orig_mod", None)  # what torch.compile was given: its state has no prefix
-        former, plain = getattr(self, "_model", None), model if within is None else within
-        self._model = plain.to(self.device)
-        self._compiled = model if within is not None else torch.compile(self._model) if self.compile else None
-        self.forward = self._called
-        if plain is not former:
-            self.opt = None  # until one is needed: the last moves the former model's parameters
-
-    @property
-    def dls(self) -> Any:
-        """The pair of loaders as it was given; ``train_dl`` and ``valid_dl`` are its parts."""
-        return self._dls
-
-    @dls.setter
-    def dls(self, dls: Any) -> None:
-        self._refuse_in_fit("dls", _CURRICULUM)
-        self._dls, (self._train_dl, self._valid_dl) = dls, pair_of_loaders(dls)
-
-    @property
-    def train_dl(self) -> Any:
-        """The training loader, of ``dls`` or as it was assigned since."""
-        return self._train_dl
-
-    @train_dl.setter
-    def train_dl(self, train_dl: Any) -> None:
-        self._refuse_in_fit("train_dl", _CURRICULUM)
-        self._train_dl = train_dl
-
-    @property
-    def valid_dl(self) -> Any:
-        """The validation loader, of ``dls`` or as it was assigned since; None: there is none."""
-        return self._valid_dl
-
-    @valid_dl.setter
-    def valid_dl(self, valid_dl: Any) -> None:
-        self._refuse_in_fit("valid_dl", _CURRICULUM)
-        self._valid_dl = valid_dl
-
-    @property
-    def loss_func(self) -> Any:
-        """(preds, y) → the mean loss of a batch; a module that is assigned is moved to the learner's device."""
-        return self._loss_func
-
-    @loss_func.setter
-    def loss_func(self, loss_func: Any) -> None:
-        self._loss_func = loss_func
-        if isinstance(loss_func, nn.Module):
-            loss_func.to(self.device)  # class weights
-        if not self.has_own_step:
-            warn_of_untrained(self.model, loss_func)
-        if self._loss_size is None:
-            size = loss_size_of(loss_func)
-            self.train_loss.size = self._valid_loss.size = size
-            if self._window is not None:
-                self._window.size = size
-
-    @property
-    def cbs(self) -> list[Any]:
-        """The callbacks."""
-        return self._cbs
-
-    @cbs.setter
-    def cbs(self, cbs: Iterable[Any]) -> None:
-        self._refuse_in_fit("cbs", "have a callback do nothing until it is its turn, or assign them in cleanup_fit")
-        check_cbs(cbs)
-        self._cbs = list(cbs)
-
-    @property
-    def lr(self) -> Any:
-        """The rate for ``opt_func``; None where the optimizer or its groups have their own."""
-        return self._lr
-
-    @lr.setter
-    def lr(self, lr: Any) -> None:
-        self._refuse_in_fit("lr", "set the rates in learn.opt.param_groups, or take a Schedule")
-        self._lr = plain_rate(lr)
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         raise TypeError(
@@ -544,16 +427,6 @@ class Learner:
         self._folder = folder
 
     @property
-    def validates(self) -> bool:
-        """Whether there is a validation loader."""
-        return self.valid_dl is not None
-
-    @property
-    def has_own_step(self) -> bool:
-        """Whether the training step is the user's, without the points of ``TrainStep`` in it."""
-        return not isinstance(self.trainer.step, TrainStep)
-
-    @property
     def batches_in_step(self) -> int:
         """How many batches make an optimizer step; 1 for a step of one's own."""
         return 1 if self._window is None else self._window.n_batches
@@ -585,47 +458,6 @@ class Learner:
         """The keys of a history row, which is what can be monitored."""
         valid = [] if self.valid_dl is None else ["valid_loss", *(f"valid_{name}" for name in self.metrics)]
         return ["epoch", "step", "train_loss", *valid, "lr", "seconds"]
-
-    def _refuse_in_fit(self, name: str, way_out: str) -> None:
-        if self.in_fit:
-            raise RuntimeError(f"learn.{name} is assigned between fits, and one is running: {way_out}")
-
-    def _check_assigned(self) -> None:
-        """What may have been assigned since the last fit, as at construction."""
-        if self.loss_func is None and self.validates:
-            raise ValueError(
-                "validation needs loss_func, called with (preds, y); got None: give one, or None as the validation "
-                "loader"
-            )
-        given = self.optimizer_options.optimizer
-        made = None if given is not None else self.opt_func
-        check_parts(self.model, self.loss_func, made, self.cbs, call="Learner(...)", own_step=self.has_own_step)
-        self._check_opt_func(made)
-        if given is None:
-            check_rate(self.lr)
-        elif self.lr is not None or self.opt_func is not self._opt_func_given:
-            name = "lr" if self.lr is not None else "opt_func"
-            raise ValueError(
-                f"{name} is for an optimizer that the Learner makes, and it has been given one: set the rates in "
-                "learn.opt.param_groups"
-            )
-
-    def _check_opt_func(self, opt_func: Any) -> None:
-        check_takes("opt_func", opt_func, "parameters", *(() if self.lr is None else ("lr",)))
-
-    def _make_optimizer(self) -> Any:
-        optimizer = self.optimizer_options.make(self.model, self.opt_func, self.lr)
-        if not self.has_own_step:
-            check_step(optimizer)
-        return optimizer
-
-    @property
-    def _window(self) -> GradientWindow | None:
-        return getattr(self.trainer.step, "window", None)
-
-    @property
-    def _called(self) -> Callable[[Any], Any]:
-        return self.model if self._compiled is None else self._compiled  # the compiled one's truth is its length
 
     def _loader_to_evaluate(self, dl: Any) -> Any:
         if dl is None and self.valid_dl is None:
