@@ -251,6 +251,15 @@ def test_mean_on_a_device_when_it_is_saved_anywhere_and_gone_on_with_then_has_th
     assert n_samples == pytest.approx(math.fsum(numbers), rel=1e-12)
 
 
+def test_mean_on_a_device_when_saved_amid_batches_of_several_sizes_then_their_labels_are_counted():
+    loss = Loss()
+    for marks in ([True, False, True], [False, False, False], [True, True]):
+        loss.add_later(torch.tensor(0.5), Marked(torch.tensor(marks)))
+    *_, values, numbers = loss.state()
+    assert values.tolist() == [0.5] * 3
+    assert torch.equal(numbers, torch.tensor([2, 0, 2]))
+
+
 def test_mean_when_loaded_on_another_device_then_all_of_it_lies_there():
     state = [0.0, 0, 0.0, torch.ones(3), [3, torch.tensor(2), torch.tensor(1.5)]]  # as a file gives it, on the CPU
     loss = Loss()
