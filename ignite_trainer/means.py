@@ -63,18 +63,15 @@ class WeightedMean(Ratio):
                 self._total += value.item() * n
             self._n += n
         elif value.device.type == "mps":
-            n = counted(n)
-            if isinstance(n, Tensor) or n:
-                weighted = value.detach().to(torch.float32) * n
-                self.add_compensated(torch.where(n > 0, weighted, 0.0) if isinstance(n, Tensor) else weighted)
-            self._n += n
+            self.add_compensated(value, counted(n))
         else:
             self.add_later(value, n)
 
     def add_later(self, value: Tensor, n: float | Tensor | Marked) -> None:
         """Keep a batch where it lies until there are as many as are added up at once; nothing waits for a device."""
         if isinstance(n, Marked):
-            n = n.marks if n.marks.numel() <= KEPT else n.marks.sum()
+            alike = not self._later or getattr(self._later[-1][1], "shape", None) == n.marks.shape
+            n = n.marks if alike and n.marks.numel() <= KEPT else n.marks.sum()  # others could not be stacked
         elif isinstance(n, Tensor) and n.is_cpu:
             n = n.item()
         elif isinstance(n, Tensor) and (n.ndim or n._is_view()):
@@ -98,11 +95,17 @@ class WeightedMean(Ratio):
                 n_samples = n_samples + n * len(values)
         return total, n_samples
 
-    def add_compensated(self, value: Tensor) -> None:
-        """Add to the sum, and keep what that rounds off. Source: Knuth's two-sum."""
-        total = self._total + value
+    def add_compensated(self, value: Tensor, n: float | Tensor) -> None:
+        """Add a batch in float32, and keep what that rounds off of the sum. Source: Knuth's two-sum."""
+        self._n = self._n + n  # of another type than the last, it may be
+        if not isinstance(n, Tensor) and not n:
+            return
+        weighted = value.detach().to(torch.float32) * n
+        if isinstance(n, Tensor):
+            weighted = torch.where(n > 0, weighted, 0.0)
+        total = self._total + weighted
         added = total - self._total
-        self._rounded_off += (self._total - (total - added)) + (value - added)
+        self._rounded_off += (self._total - (total - added)) + (weighted - added)
         self._total = total
 
     def state(self) -> list[Any]:

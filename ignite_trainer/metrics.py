@@ -10,7 +10,7 @@ from ignite.engine import Engine
 from ignite.metrics import Metric
 from torch import Tensor
 
-from .loss_size import FEW, LossSize, Marked, first_dimension
+from .loss_size import FEW, LossSize, first_dimension
 from .means import AT_ONCE, KEPT, Ratio, WeightedMean
 
 __all__ = ["Accuracy", "BatchMean", "Loss", "UpdatedMetric", "accuracy"]
@@ -59,7 +59,7 @@ class Loss(WeightedMean):
         self.size = size
         super().__init__()
 
-    def update(self, output: tuple[Tensor, int | Tensor | Marked]) -> None:
+    def update(self, output: tuple[Tensor, int | Tensor]) -> None:
         """Add a batch: its mean loss, a 0-d tensor, and how many samples that stands for."""
         self.add(*output)
 

@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .distributed import all_objects, rank, share_tensors
+from .distributed import all_objects, on_main, share_tensors
 from .loadable import UNKNOWN, shapes_of
 from .optim import rates_of
 from .user_warnings import warn_user
 
-__all__ = ["check_rates", "share_buffers", "share_model", "warn_if_apart"]
+__all__ = ["check_rates", "share_buffers", "share_model", "sum_of_bits", "warn_if_apart"]
 
 _WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_AT_ONCE = 2**22  # torch 2.13 adds up small integers in a copy of 8 bytes each: 32 MB
 _WAY_OUT = "change them in after_step or at the ends of epochs, to which every rank comes"
 
 
@@ -49,51 +50,63 @@ def check_rates(optimizer: Any) -> None:
     Raises:
         RuntimeError: they are not, as where they are set at a batch of which a rank has no sample.
     """
-    everybodys = all_objects(rates_of(optimizer))
-    for number, rates in enumerate(everybodys):
-        # another processor's cos may end in another digit
-        if not all(map(_close, rates, everybodys[0])):
+    first, *others = all_objects(rates_of(optimizer))
+    for number, rates in enumerate(others, 1):
+        if len(rates) != len(first):
             raise RuntimeError(
-                f"all ranks make the same steps; at the end of this epoch the learning rates of rank {number} are "
-                f"{rates}, those of rank 0 {everybodys[0]}: {_WAY_OUT}"
+                f"all ranks make the same steps; the optimizer of rank {number} has {len(rates)} groups of parameters, "
+                f"that of rank 0 {len(first)}: {_WAY_OUT}"
             )
+        for group, (rate, of_rank_0) in enumerate(zip(rates, first, strict=True)):
+            if not _close(rate, of_rank_0):
+                raise RuntimeError(
+                    f"all ranks make the same steps; at the end of this epoch the learning rate of group {group} is "
+                    f"{rate} on rank {number} and {of_rank_0} on rank 0: {_WAY_OUT}"
+                )
 
 
 def warn_if_apart(model: nn.Module) -> bool:
-    """Warn on rank 0 where the weights of another are not its own, bit for bit.
+    """Warn on rank 0 where the weights of another have bits that add up to something else than its own.
 
     Returns:
-        Whether they are not, the same on all ranks.
+        Whether they do, the same on all ranks.
     """
-    everybodys = all_objects(_sums_of_bits(model))
-    for number, sums in enumerate(everybodys):
-        for name, bits in everybodys[0].items():
-            if sums.get(name) != bits:
-                if rank() == 0:
-                    warn_user(
-                        f"all ranks hold the same weights; at the end of this epoch those of rank {number} differ from "
-                        f"rank 0's, first in {name}, and rank 0's are what is saved: {_WAY_OUT}"
-                    )
-                return True
-    return False
+    first, *others = all_objects(_sums_of_bits(model))
+    apart = [(number, name) for number, sums in enumerate(others, 1) for name in first if sums[name] != first[name]]
+    if apart:
+        number, name = apart[0]
+        text = (
+            f"all ranks hold the same weights; at the end of this epoch those of rank {number} differ from rank 0's, "
+            f"first in {name}, and rank 0's are what is saved: {_WAY_OUT}, and take processors of one kind"
+        )
+        on_main(lambda: warn_user(text))  # where warnings are errors, on all ranks
+    return bool(apart)
+
+
+def sum_of_bits(tensor: Tensor) -> Tensor:
+    """What a tensor's memory adds up to as whole numbers, modulo 2**64: a 0-d tensor on its device.
+
+    >>> sum_of_bits(torch.tensor([1.0, 2.0])) == 0x3F800000 + 0x40000000
+    tensor(True)
+    """
+    tensor = tensor.resolve_conj().resolve_neg()
+    if tensor.dtype.is_complex:
+        tensor = torch.view_as_real(tensor)
+    words = tensor.view(_WORDS[tensor.element_size()]).reshape(-1)
+    return torch.stack([part.sum(dtype=torch.int64) for part in torch.split(words, _AT_ONCE)]).sum()
 
 
 def _close(rate: float, other: float) -> bool:
-    return math.isclose(rate, other) or (math.isnan(rate) and math.isnan(other))
+    # another processor's cos may end in another digit, also where a schedule comes down to 0
+    return math.isclose(rate, other, rel_tol=1e-9, abs_tol=1e-12) or (math.isnan(rate) and math.isnan(other))
 
 
 def _sums_of_bits(model: nn.Module) -> dict[str, int]:
-    """Of each parameter its memory added up as whole numbers, which no order and no rounding changes; one wait."""
-    sums = {name: _bits(parameter.detach()).sum(dtype=torch.int64) for name, parameter in model.named_parameters()}
+    """Of each parameter what no order and no rounding changes; waits for the device once."""
+    sums = {name: sum_of_bits(parameter.detach()) for name, parameter in model.named_parameters()}
     device = next((total.device for total in sums.values()), None)
     together = torch.stack([total.to(device) for total in sums.values()]).tolist() if sums else []
     return dict(zip(sums, together, strict=True))
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    if tensor.dtype.is_complex:
-        tensor = torch.view_as_real(tensor)
-    return tensor.view(_WORDS[tensor.element_size()])
 
 
 def _buffers(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

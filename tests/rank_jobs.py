@@ -386,6 +386,7 @@ def refusals():
         "callbacks": lambda: learner(points(8), cbs=[Checkpoint(RUN)] if rank() == 0 else []).fit(1),
         "extra": lambda: learner(points(8), model=WithExtra).fit(1),
         "rates": lambda: learner(points(41), cbs=[AtEachBatch(halve_rates)]).fit(2),
+        "groups": lambda: learner(points(41), cbs=[AtEachBatch(add_group)]).fit(2),
     }
     texts = {}
     for name, attempt in tries.items():
@@ -411,6 +412,16 @@ def halve_rates(learn):
     learn.opt.param_groups[0]["lr"] *= 0.5
 
 
+def nearly_no_rate(learn):
+    """As a cosine that ends at 0 may come out on another processor."""
+    learn.opt.param_groups[0]["lr"] = 1e-40 * rank()  # moves no weight
+
+
+def add_group(learn):
+    if rank() == 0 and learn.step == 1:
+        learn.opt.add_param_group({"params": [nn.Parameter(torch.zeros(1))]})
+
+
 @torch.no_grad()
 def cut_weights(learn):
     for parameter in learn.model.parameters():
@@ -418,13 +429,21 @@ def cut_weights(learn):
 
 
 def apart():
-    """What is warned of in a fit whose last batch, of one sample, is cut on one rank alone; and of one that is not."""
+    """Of a fit whose weights are not cut on a rank without a sample, and of one without such: what is warned of.
+
+    Then of the first where that warning is an error.
+    """
     warned = []
     for n in (41, 42):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             learner(points(n), cbs=[AtEachBatch(cut_weights)]).fit(3)
         warned.append([str(warning.message) for warning in caught])
+    try:
+        learner(points(41), cbs=[AtEachBatch(cut_weights)]).fit(3)
+    except (UserWarning, RuntimeError) as error:
+        warned.append(f"{type(error).__name__}: {error}")
+    learner(points(41), cbs=[AtEachBatch(nearly_no_rate)]).fit(1)  # all ranks are where they were
     return warned
 
 

@@ -208,22 +208,26 @@ def test_function_of_a_batch_when_it_broadcasts_all_against_all_then_is_refused(
         learn.evaluate()
 
 
-@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=200))
-def test_mean_where_there_is_no_float64_then_is_nearly_that_of_float64(values):
-    mean = Loss()
-    for value in values:
-        mean.add_compensated(torch.tensor(value))
-    total, _ = mean.sums()
-    # each addition rounds off at most once more what the one before has rounded off: far below one float32 rounding
-    assert total == pytest.approx(math.fsum(values), rel=1e-10, abs=1e-6)
-
-
 SIZES = st.one_of(
     st.lists(st.booleans(), min_size=1, max_size=3).map(lambda marks: Marked(torch.tensor(marks))),
     st.integers(0, 40),
     st.integers(0, 40).map(torch.tensor),
     st.floats(0, 40, width=32).map(torch.tensor),
 )
+
+
+@given(st.lists(st.tuples(st.floats(-1e6, 1e6, width=32), SIZES), min_size=1, max_size=200))
+def test_mean_where_there_is_no_float64_then_is_nearly_that_of_float64(batches):
+    mean, products, numbers = Loss(), [], []
+    for value, size in batches:
+        n = counted(size)
+        mean.add_compensated(torch.tensor(value if n else math.nan), n)
+        products.append((torch.tensor(value) * float(n)).item() if n else 0.0)  # rounded to float32 once, as there
+        numbers.append(float(n))
+    total, n_samples = mean.sums()
+    # each addition rounds off at most once more what the one before has rounded off: far below one float32 rounding
+    assert total == pytest.approx(math.fsum(products), rel=1e-9, abs=1e-5)
+    assert n_samples == pytest.approx(math.fsum(numbers), rel=1e-6)  # float32 where n is
 
 
 @given(st.lists(st.tuples(st.floats(-1e6, 1e6, width=32), SIZES), max_size=200), st.data())
@@ -297,6 +301,15 @@ def test_loss_on_a_device_then_a_batch_starts_few_kernels(labels, n, n_operation
         for _ in range(640):
             loss.add(value, size(None, y))
     assert operations.count <= 640 * n_operations + 10 * 14
+
+
+def test_loss_on_a_device_when_each_batch_has_another_shape_then_its_labels_are_counted_at_once():
+    size, loss, value = loss_size_of(nn.CrossEntropyLoss()), Loss(), torch.empty((), device="meta")
+    batches = [torch.empty(8, 5 + i % 7, device="meta", dtype=torch.int64) for i in range(640)]
+    with Operations() as operations:
+        for y in batches:
+            loss.add(value, size(None, y))
+    assert operations.count <= 640 * 3 + 10 * 20
 
 
 @pytest.mark.parametrize(("shape", "n_operations"), [((32,), 2), ((5000,), 4), ((2, 4, 4), 4)])

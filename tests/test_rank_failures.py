@@ -137,7 +137,8 @@ REFUSED = {
     "resume": "FileNotFoundError: .*there is none at /nothing/there.pt",
     "callbacks": "ValueError: all ranks run the same job; rank 1 has callbacks of this package , rank 0 Checkpoint",
     "extra": "ValueError: ranks begin with rank 0's parameters and buffers; _extra_state is an extra state",
-    "rates": r"RuntimeError: all ranks make the same steps; .* of rank 1 are \[0.0015625\], .* 0 \[0.00078125\]: ch",
+    "rates": "RuntimeError: all ranks .* of group 0 is 0.0015625 on rank 1 and 0.00078125 on rank 0: change them in",
+    "groups": "RuntimeError: all ranks .*; the optimizer of rank 1 has 1 groups of parameters, that of rank 0 2: ch",
     "few": "ValueError: .*; 1 of 2 have none here, for the metric 'a': take a larger batch_size or fewer ranks",
 }
 
@@ -158,13 +159,15 @@ def test_ranks_when_asked_for_what_they_cannot_do_then_each_says_why_and_the_nex
 
 
 def test_ranks_when_their_weights_come_apart_then_rank_0_warns_once_a_fit(tmp_path):
-    (cut, whole), others = (ranks["apart"] for ranks in run_jobs(["apart"], tmp_path, 2))
+    (cut, whole, failed), (*others, failed_too) = (ranks["apart"] for ranks in run_jobs(["apart"], tmp_path, 2))
     text = (
         "of this epoch those of rank 1 differ from rank 0's, first in 0.weight, and rank 0's are what is saved: change"
     )
     assert [text in warning for warning in cut] == [True]
     assert whole == []
     assert others == [[], []]
+    assert failed.startswith("UserWarning: all ranks hold the same weights")
+    assert failed_too.startswith("RuntimeError: what rank 0 does for all has failed there: all ranks hold the same")
 
 
 def test_command_on_ranks_when_a_rank_would_have_a_batch_of_one_then_all_say_so_and_end(tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ignite_trainer.rank_models import sum_of_bits
 from ignite_trainer.rank_states import state_of_rank
 from tests import rank_jobs
 from tests.event_records import scalars
@@ -144,6 +145,29 @@ def saved_by(n_ranks):
     shared = {"callbacks": {"Own": 0, "Shared": "all"}, "step": 7, **phases}
     shared |= {"model": {"weight": "all", "mean": 0}, "loss": {"centre": 0}}
     return {**shared, **{name: own[0][name] for name in ("rng", "epoch_start", "train_loss")}, "ranks": own}
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128, torch.bool],
+    ids=str,
+)
+def test_sum_of_bits_when_one_number_is_another_then_is_another_whatever_lies_where(dtype):
+    numbers = torch.tensor([[0, 1, 0], [1, 1, 0]]).to(dtype)
+    total = sum_of_bits(numbers)
+    assert sum_of_bits(numbers.t()) == sum_of_bits(numbers[:, 1:]) + sum_of_bits(numbers[:, 0]) == total
+    for place in range(6):
+        other = numbers.clone()
+        other.view(-1)[place] = not other.view(-1)[place]
+        assert sum_of_bits(other) != total
+    assert sum_of_bits(numbers[0, 0]) == sum_of_bits(numbers[:0]) == 0
+
+
+def test_sum_of_bits_when_a_tensor_is_a_conjugate_or_large_then_is_that_of_its_numbers():
+    numbers = torch.tensor([1 + 2j, 3 + 4j])
+    assert sum_of_bits(numbers.conj()) == sum_of_bits(torch.tensor([1 - 2j, 3 - 4j])) != sum_of_bits(numbers)
+    assert sum_of_bits(numbers.conj().imag) == sum_of_bits(torch.tensor([-2.0, -4.0]))
+    assert sum_of_bits(torch.ones(2**22 + 3, dtype=torch.bool)) == 2**22 + 3
 
 
 def test_state_of_a_rank_when_as_many_go_on_as_saved_it_then_each_has_all_of_its_own():
