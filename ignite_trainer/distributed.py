@@ -16,6 +16,22 @@ import torch.distributed as dist
 
 from .rendezvous import meet
 
+__all__ = [
+    "PeerLost",
+    "all_objects",
+    "barrier",
+    "finalize",
+    "initialize",
+    "is_main",
+    "of_main",
+    "on_main",
+    "rank",
+    "share_tensors",
+    "sum_float64",
+    "sum_in_place",
+    "world_size",
+]
+
 _LOST = re.compile(
     "connection|connect|closed|reset by peer|broken pipe|socket|timed out|timeout|aborted", re.IGNORECASE
 )

@@ -5,6 +5,8 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
+__all__ = ["MLP", "SimpleNN", "SmallCNN", "mlp"]
+
 
 class MLP(nn.Module):
     """Two linear layers with a ReLU between them, as a class.

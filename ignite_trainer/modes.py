@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 from torch import nn
 
+__all__ = ["modes_kept"]
+
 
 @contextmanager
 def modes_kept(model: nn.Module) -> Iterator[None]:

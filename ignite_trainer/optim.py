@@ -11,6 +11,18 @@ from torch.nn.parameter import is_lazy
 from .arguments import takes
 from .user_warnings import warn_user
 
+__all__ = [
+    "OptimizerOptions",
+    "begin_at_rates_set_since",
+    "check_rate",
+    "check_step",
+    "check_tensors",
+    "param_groups",
+    "plain_rate",
+    "rates_of",
+    "warn_of_untrained",
+]
+
 Options = Mapping[str, Any]  # Any: numbers, pairs and flags, each optimizer has its own
 NORMS_OVER_SEVERAL_DIMENSIONS = (nn.LayerNorm, nn.RMSNorm)  # the parameters of all other norms are vectors
 

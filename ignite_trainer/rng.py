@@ -13,6 +13,8 @@ from torch import Tensor
 
 from .arguments import is_whole
 
+__all__ = ["get_rng_state", "hash_seed", "rng_kept", "seed_everything", "seed_sample", "set_rng_state"]
+
 _MASK_32, _MASK_64 = (1 << 32) - 1, (1 << 64) - 1
 
 

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
+__all__ = ["LRSchedule", "build_scheduler", "one_cycle", "warmup_cosine"]
+
 
 @dataclass(frozen=True)
 class LRSchedule:

@@ -8,6 +8,8 @@ from types import ModuleType
 
 import torch
 
+__all__ = ["import_torchvision"]
+
 
 def import_torchvision() -> ModuleType:
     """The torchvision module, imported beside whatever build of torch there is.

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+__all__ = ["CSVImages", "as_rgb", "is_called_like_an_image", "open_image", "open_rgb"]
+
 if TYPE_CHECKING:
     from PIL import Image
 

@@ -9,6 +9,8 @@ from torch import Tensor
 from ..arguments import is_whole
 from .tensors import ImageTensors
 
+__all__ = ["glyphs"]
+
 _SIZE = 28  # pixels
 _EDGE = 2 * 2 / _SIZE  # two pixels, in the units of the shapes: the picture goes from -1 to 1
 

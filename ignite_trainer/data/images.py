@@ -14,6 +14,8 @@ from urllib.error import URLError
 from ..vision import import_torchvision
 from .csv_images import open_rgb
 
+__all__ = ["DEBIAN_FOLDER", "fashion_mnist", "image_folder", "mnist"]
+
 if TYPE_CHECKING:
     from torchvision.datasets import MNIST, FashionMNIST, ImageFolder
 

@@ -13,6 +13,8 @@ from .order import OrderedLoader
 from .samples import SampleLoader
 from .tensors import BatchTransform, TensorLoader, whole_tensors
 
+__all__ = ["DataLoaders", "random_split"]
+
 
 class DataLoaders(NamedTuple):
     """A loader to train on and one to validate on, or None; also a pair, ``train, valid = dls``.

@@ -10,6 +10,8 @@ from torch import Tensor
 from ..arguments import is_whole
 from ..rng import hash_seed
 
+__all__ = ["BatchOrder", "OrderedLoader"]
+
 
 class BatchOrder:
     """The batches of every epoch as lists of indices.

@@ -15,6 +15,8 @@ from ..nests import tensors_in
 from ..rng import hash_seed, rng_kept, seed_sample
 from .order import BatchOrder, OrderedLoader
 
+__all__ = ["SampleError", "SampleLoader"]
+
 Collate = Callable[[list[Any]], Any]  # Any: samples and batches have whatever shape the dataset gives them
 
 

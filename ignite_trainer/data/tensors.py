@@ -12,6 +12,8 @@ from ..rng import hash_seed
 from ..vision import import_torchvision
 from .order import BatchOrder, OrderedLoader
 
+__all__ = ["BatchTransform", "ImageTensors", "TensorLoader", "whole_tensors"]
+
 BatchTransform = Callable[[Tensor, torch.Generator], Tensor]
 
 

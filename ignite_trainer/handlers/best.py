@@ -6,6 +6,8 @@ from typing import Literal, TypedDict
 
 from ..arguments import is_number, is_whole
 
+__all__ = ["Best", "BestState", "check_monitor", "direction_of", "mode_for"]
+
 LOWER_IS_BETTER = ("loss", "error", "mse", "mae", "perplexity", "msle")  # anywhere in a name
 LOWER_AS_WORDS = frozenset(
     [

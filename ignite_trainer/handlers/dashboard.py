@@ -26,6 +26,19 @@ from .dashboard_pictures import draw_confusion, draw_images, picture_summary
 from .event_files import EventFile, summaries
 from .validation_record import ValidationRecord, WorstPrediction, is_images
 
+__all__ = [
+    "gradient_norm",
+    "row_scalars",
+    "write_batch",
+    "write_end",
+    "write_graph",
+    "write_histograms",
+    "write_report",
+    "write_scalars_of_steps",
+    "write_start",
+    "write_validation",
+]
+
 N_IMAGES = 24
 N_BINS = 64
 HPARAMS = ("model", "optimizer", "lr", "loss_func", "batch_size.train")  # TensorBoard shows five at first
