@@ -72,7 +72,7 @@ def warn_if_apart(model: nn.Module) -> bool:
         Whether they do, the same on all ranks.
     """
     first, *others = all_objects(_sums_of_bits(model))
-    apart = [(number, name) for number, sums in enumerate(others, 1) for name in first if sums[name] != first[name]]
+    apart = [(number, name) for number, sums in enumerate(others, 1) for name in first if sums.get(name) != first[name]]
     if apart:
         number, name = apart[0]
         text = (
