@@ -13,7 +13,7 @@ from .loadable import UNKNOWN, shapes_of
 from .optim import rates_of
 from .user_warnings import warn_user
 
-__all__ = ["check_rates", "share_buffers", "share_model", "sum_of_bits", "warn_if_apart"]
+__all__ = ["check_alike", "share_buffers", "share_model", "sum_of_bits"]
 
 _WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _AT_ONCE = 2**22  # torch 2.13 adds up small integers in a copy of 8 bytes each: 32 MB
@@ -44,13 +44,45 @@ def share_buffers(model: nn.Module) -> None:
     share_tensors(_buffers(model)[0].values())
 
 
-def check_rates(optimizer: Any) -> None:
-    """Refuse learning rates that are not the same on all ranks.
+def check_alike(model: nn.Module, optimizer: Any, *, weights: bool) -> bool:
+    """Refuse learning rates that are not the same on all ranks, and warn of weights that are not; one exchange.
+
+    Args:
+        model: the model; of each parameter the bits are added up, and the sums compared.
+        optimizer: the optimizer.
+        weights: False: they are not looked at.
+
+    Returns:
+        Whether weights differ, the same on all ranks.
 
     Raises:
-        RuntimeError: they are not, as where they are set at a batch of which a rank has no sample.
+        RuntimeError: other rates, as where they are set at a batch of which a rank has no sample.
+
+    Warns:
+        UserWarning: other weights; on rank 0.
     """
-    first, *others = all_objects(rates_of(optimizer))
+    mine = rates_of(optimizer), _sums_of_bits(model) if weights else {}
+    everybodys_rates, everybodys_sums = zip(*all_objects(mine), strict=True)
+    _check_rates(*everybodys_rates)
+    return _warn_if_apart(*everybodys_sums)
+
+
+def sum_of_bits(tensor: Tensor) -> Tensor:
+    """What a tensor's memory adds up to as whole numbers, modulo 2**64: a 0-d tensor on its device.
+
+    >>> sum_of_bits(torch.tensor([1.0, 2.0])) == 0x3F800000 + 0x40000000
+    tensor(True)
+    """
+    tensor = tensor.resolve_conj().resolve_neg()
+    if tensor.dtype.is_complex:
+        tensor = torch.view_as_real(tensor)
+    words = tensor.view(_WORDS[tensor.element_size()]).reshape(-1)
+    if words.numel() <= _AT_ONCE:
+        return words.sum(dtype=torch.int64)
+    return torch.stack([part.sum(dtype=torch.int64) for part in torch.split(words, _AT_ONCE)]).sum()
+
+
+def _check_rates(first: list[float], *others: list[float]) -> None:
     for number, rates in enumerate(others, 1):
         if len(rates) != len(first):
             raise RuntimeError(
@@ -65,13 +97,7 @@ def check_rates(optimizer: Any) -> None:
                 )
 
 
-def warn_if_apart(model: nn.Module) -> bool:
-    """Warn on rank 0 where the weights of another have bits that add up to something else than its own.
-
-    Returns:
-        Whether they do, the same on all ranks.
-    """
-    first, *others = all_objects(_sums_of_bits(model))
+def _warn_if_apart(first: dict[str, int], *others: dict[str, int]) -> bool:
     apart = [(number, name) for number, sums in enumerate(others, 1) for name in first if sums.get(name) != first[name]]
     if apart:
         number, name = apart[0]
@@ -81,19 +107,6 @@ def warn_if_apart(model: nn.Module) -> bool:
         )
         on_main(lambda: warn_user(text))  # where warnings are errors, on all ranks
     return bool(apart)
-
-
-def sum_of_bits(tensor: Tensor) -> Tensor:
-    """What a tensor's memory adds up to as whole numbers, modulo 2**64: a 0-d tensor on its device.
-
-    >>> sum_of_bits(torch.tensor([1.0, 2.0])) == 0x3F800000 + 0x40000000
-    tensor(True)
-    """
-    tensor = tensor.resolve_conj().resolve_neg()
-    if tensor.dtype.is_complex:
-        tensor = torch.view_as_real(tensor)
-    words = tensor.view(_WORDS[tensor.element_size()]).reshape(-1)
-    return torch.stack([part.sum(dtype=torch.int64) for part in torch.split(words, _AT_ONCE)]).sum()
 
 
 def _close(rate: float, other: float) -> bool:

@@ -19,7 +19,7 @@ from .learner_metrics import check_for_ranks, is_foreign
 from .loadable import shapes_of
 from .loss_size import LossSize
 from .rank_gradients import RankWindow
-from .rank_models import check_rates, share_buffers, share_model, warn_if_apart
+from .rank_models import check_alike, share_buffers, share_model
 from .shares import Share, is_filler, loader_identity, places_of
 from .steps import TrainStep
 
@@ -193,9 +193,7 @@ class Ranks:
         """
         self.agree(self.learn.trainer)
         share_buffers(self.learn.model)
-        check_rates(self.learn.opt)
-        if not self._apart:
-            self._apart = warn_if_apart(self.learn.model)
+        self._apart |= check_alike(self.learn.model, self.learn.opt, weights=not self._apart)
 
     def compare(self, results: dict[str, float]) -> None:
         """Refuse metrics that no rank has added up.
