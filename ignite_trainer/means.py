@@ -19,7 +19,7 @@ AT_ONCE = 64
 """So many batches' numbers are added up at once on a device."""
 
 KEPT = 4096
-"""Of so many samples in a batch it is kept there which count, or are right; of more, how many."""
+"""Of a batch of up to so many samples it is kept there which of them count, or are right; of a larger one, how many."""
 
 
 class Ratio(Metric):

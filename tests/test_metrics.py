@@ -226,7 +226,7 @@ def test_mean_where_there_is_no_float64_then_is_nearly_that_of_float64(batches):
         numbers.append(float(n))
     total, n_samples = mean.sums()
     # each addition rounds off at most once more what the one before has rounded off: far below one float32 rounding
-    assert total == pytest.approx(math.fsum(products), rel=1e-9, abs=1e-5)
+    assert total == pytest.approx(math.fsum(products), rel=1e-10, abs=1e-6)
     assert n_samples == pytest.approx(math.fsum(numbers), rel=1e-6)  # float32 where n is
 
 
