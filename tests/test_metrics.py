@@ -280,6 +280,14 @@ def test_mean_on_a_device_when_sizes_are_of_one_element_or_parts_of_the_batch_th
     assert all(n.shape == () and not n._is_view() for _, n in loss._later)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_mean_on_a_device_when_the_memory_of_a_loss_is_used_again_then_holds_what_it_was(dtype):
+    loss, place = Loss(), torch.zeros((), dtype=dtype)  # as the outputs of a CUDA graph lie at one place
+    for value in (1.0, 2.0, 6.0):
+        loss.add_later(place.fill_(value), 1)
+    assert loss.compute() == 3
+
+
 class Operations(TorchDispatchMode):
     """Counts what torch is asked to compute."""
 
