@@ -433,8 +433,8 @@ class Learner(LearnerParts):
 
     @property
     def at_step_boundary(self) -> bool:
-        """Whether no window of ``accumulate`` batches is open."""
-        return self._window is None or self._window.done == 0
+        """Whether no window of ``accumulate`` batches is open; an epoch that was cancelled has dropped its own."""
+        return self._window is None or self._window.done == 0 or not self.in_training_epoch
 
     @property
     def at_last_batch(self) -> bool:

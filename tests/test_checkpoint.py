@@ -15,7 +15,7 @@ from ignite.handlers import TerminateOnNan
 from torch import nn
 from torch.optim.lr_scheduler import MultiStepLR
 
-from ignite_trainer import Callback, CancelFitException, Checkpoint, NaNGuard, Schedule
+from ignite_trainer import Callback, CancelEpochException, CancelFitException, Checkpoint, NaNGuard, Schedule
 from ignite_trainer.handlers.state_files import StateWriter, load_checkpoint, newest_checkpoint, newest_first
 from tests.resume_jobs import end_of, equal
 from tests.test_resume import plain
@@ -117,6 +117,25 @@ def test_fit_when_signalled_then_saves_exits_75_and_goes_on_to_the_same_bits(
     assert signal.getsignal(signal.SIGTERM) is former
     again = learner(folder, checkpoint=options, valid=True, accumulate=accumulate)
     again.fit(3, resume=True)
+    assert equal(end_of(again), expected)
+
+
+@pytest.mark.parametrize("n_epochs", [1, 2])
+def test_fit_when_its_last_epoch_is_cut_amid_a_window_then_its_end_is_saved_and_a_resume_trains_nothing(
+    n_epochs, tmp_path
+):
+    class Cuts(Callback):
+        def after_batch(self, learn):
+            if learn.engine.training and (learn.epoch, learn.iter) == (n_epochs - 1, 3):
+                raise CancelEpochException
+
+    whole = learner(tmp_path, [Cuts()], valid=True, accumulate=3)
+    whole.fit(n_epochs)
+    expected = end_of(whole)
+    assert saved(tmp_path)[-1] == (2 * n_epochs - 1, n_epochs, 0)
+    again = learner(tmp_path, [Cuts()], valid=True, accumulate=3)
+    again.fit(n_epochs, resume=True)
+    assert "finished before" in again.stop_reason
     assert equal(end_of(again), expected)
 
 
