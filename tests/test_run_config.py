@@ -1,10 +1,11 @@
 """The values of a run with their origins, and the names of its classes."""
 
+import pytest
 import torch
 from torch import nn, optim
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
-from ignite_trainer import DataLoaders, Learner, glyphs
+from ignite_trainer import Learner, SampleLoader, TensorLoader, glyphs
 from ignite_trainer.handlers.run_config import class_names, run_config
 from tests.tiny import mlp
 
@@ -39,6 +40,16 @@ def test_run_config_when_options_are_given_then_they_are_from_the_learner():
     }
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_run_config_of_loaders_that_were_assigned_then_has_those(whole):
+    learn = Learner(mlp(), dls(), nn.CrossEntropyLoss(), 0.5, device="cpu")
+    x, y = torch.randn(30, 6), torch.randint(3, (30,))
+    learn.train_dl = TensorLoader(x, y, batch_size=4) if whole else SampleLoader(TensorDataset(x, y), batch_size=4)
+    learn.valid_dl = None
+    values = {name: entry["value"] for name, entry in run_config(learn).items() if entry["from"] == "loader"}
+    assert values == {"batch_size.train": 4, "samples.train": 30}
+
+
 def test_run_config_of_an_optimizer_instance_then_has_its_values():
     model = mlp()
     optimizer = optim.SGD(model.parameters(), 0.25, momentum=0.9)
@@ -63,10 +74,10 @@ def test_run_config_of_an_optimizer_with_nothing_but_step_and_zero_grad_then_is_
 
 def test_class_names_when_a_dataset_lies_in_subsets_then_are_found():
     dataset = glyphs(20)
-    assert class_names((DataLoader(Subset(Subset(dataset, range(9)), range(5))), None)) == list(dataset.classes)
-    assert class_names(DataLoaders([1], DataLoader(dataset))) == list(dataset.classes)
+    assert class_names(DataLoader(Subset(Subset(dataset, range(9)), range(5))), None) == list(dataset.classes)
+    assert class_names([1], DataLoader(dataset)) == list(dataset.classes)
 
 
 def test_class_names_when_nobody_knows_them_then_are_none():
-    assert class_names(dls()) is None
-    assert class_names(([1], None)) is None
+    assert class_names(*dls()) is None
+    assert class_names([1], None) is None

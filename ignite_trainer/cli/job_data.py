@@ -151,7 +151,7 @@ def _from_function(name: str) -> tuple[Any, Any, Any]:
 
 
 def _classes(train: Any, valid: Any, options: Options) -> list[str]:
-    names = class_names((train, valid))
+    names = class_names(train, valid)
     if names is not None:
         return names
     try:

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from ..data import OrderedLoader
 from ..distributed import world_size
-from ..epochs import pair_of_loaders
 from ..learner_like import LearnerLike
 from ..loadable import UNKNOWN
 from ..version import __version__
@@ -41,7 +41,7 @@ def run_config(learn: LearnerLike) -> dict[str, dict[str, Any]]:
         "metrics": (", ".join(learn.metrics) or "none", "Learner" if learn.metrics else "default"),
         "device": (str(learn.device), "Learner" if learn.device_given else "default"),
         **_options(learn),
-        **_loader_values(learn.dls),
+        **_loader_values(train=learn.train_dl, valid=learn.valid_dl),
         "version.python": (platform.python_version(), "environment"),
         "version.torch": (str(torch.__version__), "environment"),
         "version.ignite": (ignite.__version__, "environment"),
@@ -53,19 +53,18 @@ def run_config(learn: LearnerLike) -> dict[str, dict[str, Any]]:
     return {name: {"value": _plain(value), "from": origin} for name, (value, origin) in config.items()}
 
 
-def class_names(dls: Any) -> list[str] | None:
+def class_names(*loaders: Any) -> list[str] | None:
     """The names of the classes, the ``classes`` of a loader's dataset, through ``Subset``; None if nobody knows them.
 
     Args:
-        dls: a pair of loaders, or an object with ``train`` and ``valid``.
+        *loaders: of which the first that knows them counts.
 
     >>> from types import SimpleNamespace
     >>> loader = SimpleNamespace(dataset=SimpleNamespace(classes=["bag", "coat"]))
-    >>> class_names((loader, None))
+    >>> class_names(None, loader)
     ['bag', 'coat']
     """
-    for loader in pair_of_loaders(dls):
-        found = loader
+    for found in loaders:
         while found is not None:
             classes = getattr(found, "classes", None)
             classes = classes.tolist() if isinstance(classes, np.ndarray) else classes
@@ -114,18 +113,22 @@ def _origin(learn: LearnerLike, is_default: bool) -> str:
     return "default" if is_default else "Learner"
 
 
-def _loader_values(dls: Any) -> dict[str, tuple[Any, str]]:
-    values = {}
-    for phase, loader in zip(("train", "valid"), pair_of_loaders(dls), strict=True):
-        for name, value in (("batch_size", getattr(loader, "batch_size", None)), ("samples", _n_samples(loader))):
-            if value is not None:
-                values[f"{name}.{phase}"] = value, "loader"
-    return values
+def _loader_values(**loaders: Any) -> dict[str, tuple[Any, str]]:
+    sizes = {phase: _sizes(loader) for phase, loader in loaders.items()}
+    return {
+        f"{name}.{phase}": (size, "loader")
+        for phase, of_phase in sizes.items()
+        for name, size in zip(("batch_size", "samples"), of_phase, strict=True)
+        if size is not None
+    }
 
 
-def _n_samples(loader: Any) -> int | None:
+def _sizes(loader: Any) -> tuple[int | None, int | None]:
+    """How many samples a batch and an epoch have; None where nobody knows."""
+    if isinstance(loader, OrderedLoader):
+        return loader.order.batch_size, loader.order.n_samples
     dataset: Any = getattr(loader, "dataset", None)
-    return len(dataset) if hasattr(dataset, "__len__") else None
+    return getattr(loader, "batch_size", None), len(dataset) if hasattr(dataset, "__len__") else None
 
 
 def _plain(value: Any) -> Any:

@@ -90,7 +90,7 @@ class TensorBoard(Callback):
         is_over = bool(learn.stop_reason)  # a finished run that is resumed: nothing is added to it
         enabled = is_main() and not is_over
         self.events = EventFile(self._folder, step=learn.step, enabled=enabled, aside=learn.aside)
-        self.validation, self._names, self._shown = None, class_names(learn.dls), bool(learn.step)
+        self.validation, self._names, self._shown = None, class_names(learn.train_dl, learn.valid_dl), bool(learn.step)
         self._read_at, self._parameters = learn.step, list(learn.model.parameters())
         if not learn.step:
             self._losses, self._norms = [], []
