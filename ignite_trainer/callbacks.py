@@ -205,12 +205,12 @@ def _check_callback(cb: Any) -> None:
     points = [name for name in POINTS if has_point(cb, name)]
     if not points:
         _refuse_what_goes_elsewhere(cb)
-    hooks = [name for name in dir(cb) if _OF_OTHERS.fullmatch(name)]
-    if hooks and not points:
-        warn_user(
-            f"a callback is called at the points that it has methods of, {', '.join(POINTS)}; "
-            f"{type(cb).__name__} has none of them, and a fit calls no {hooks[0]}"
-        )
+        hook = next(filter(_OF_OTHERS.fullmatch, dir(cb)), None)
+        if hook is not None:
+            warn_user(
+                f"a callback is called at the points that it has methods of, {', '.join(POINTS)}; "
+                f"{type(cb).__name__} has none of them, and a fit calls no {hook}"
+            )
     for name in points:
         arguments = ("learn", "error") if name == "cleanup_fit" else ("learn",)
         if not takes(getattr(cb, name), *arguments):

@@ -32,9 +32,7 @@ __all__ = [
     "world_size",
 ]
 
-_LOST = re.compile(
-    "connection|connect|closed|reset by peer|broken pipe|socket|timed out|timeout|aborted", re.IGNORECASE
-)
+_LOST = re.compile("connect|closed|reset by peer|broken pipe|socket|timed out|timeout|aborted", re.IGNORECASE)
 
 # where numbers on the CPU are told, by the group of all ranks, None where that can itself. Known weakly: a group that
 # lives on after it was destroyed keeps its threads, and a gloo rank that exits with them aborts now and then

@@ -17,7 +17,7 @@ import torch
 from ignite.engine import Engine, Events, State
 from ignite.engine.events import EventsList, RemovableEventHandle
 
-from .epochs import Epochs, check_loader
+from .epochs import Epochs, batches_of, check_loader
 from .events import POINTS, CancelBatchException, CancelException, Scope, TrainEvents
 from .handler_calls import Call, HandlerCalls, always, unfiltered
 from .steps import Step, TrainStep
@@ -59,6 +59,7 @@ class CancellableEngine(Engine):
         widest: the widest scope that is running here; a cancel of a wider one escapes.
         around: a context manager for each run, called with the engine.
         before_loader: called with the loader just before an epoch's iterator is made; None: nothing is.
+        opener: makes the next epoch's iterator in place of the loader, once; None: the loader makes it.
         partners: the engines that a cancelled fit ends.
         ranks: the other processes of the run, with which every ending is agreed on; None: there are none.
         wish: on several ranks, the scope that was cancelled here and that the others do not know of yet.
@@ -257,12 +258,11 @@ class CancellableEngine(Engine):
         """Ignite's ``add_event_handler``; the handler may raise the three Cancel exceptions."""
         if isinstance(event_name, EventsList):
             return super().add_event_handler(event_name, handler, *args, **kwargs)  # comes back here, one by one
+        scope: int = self._handlers.scope_of(event_name)
         if isinstance(handler, always):
-            handle = super().add_event_handler(event_name, handler.handler, *args, **kwargs)
-            self._handlers.add(event_name, self._last_attached(event_name, scope=0))
-            return handle
+            handler, scope = handler.handler, 0
         handle = super().add_event_handler(event_name, handler, *args, **kwargs)
-        self._handlers.add(event_name, self._last_attached(event_name, self._handlers.scope_of(event_name)))
+        self._handlers.add(event_name, self._last_attached(event_name, scope))
         self._update_listeners()
         return handle
 
@@ -407,7 +407,7 @@ class CancellableEngine(Engine):
         opener, self.opener = self.opener, None
         if self.before_loader is not None:
             self.before_loader(epochs.loader)
-        return epochs.begin() if opener is None else opener(epochs)
+        return batches_of(epochs.loader) if opener is None else opener(epochs)
 
     def measure_epoch(self) -> None:
         """Have ``state.epoch_length`` say how many batches the loader has now; None where that is not known."""

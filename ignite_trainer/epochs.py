@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
@@ -37,7 +36,6 @@ class Epochs:
 
     def __init__(self, engine: Any, loader: Any, *, whole: bool):
         self.engine, self.loader, self.whole = engine, loader, whole  # whole: an epoch is the loader from end to end
-        self.begin: Callable[[], Iterator[Any]] = functools.partial(batches_of, loader)
         self.batches: Iterator[Any] | None = None
 
     def __len__(self) -> int:
@@ -134,19 +132,19 @@ def first_batch(loader: Any) -> Any:
     raise ValueError("a loader gives at least one batch an epoch; this one gave none")
 
 
-def refuse_one_shot(loader: Any, rule: str) -> None:
+def refuse_one_shot(loader: Any, rule: str, called: str = "this one") -> None:
     """Refuse an iterator, of which what is read is gone.
 
     Args:
         loader: a loader.
-        rule: for the message.
+        rule, called: for the message.
 
     Raises:
         TypeError: it is one.
     """
     if hasattr(loader, "__next__"):
         raise TypeError(
-            f"{rule}; this one is a one-shot {type(loader).__name__}: give a list, a DataLoader, or the function that "
+            f"{rule}; {called} is a one-shot {type(loader).__name__}: give a list, a DataLoader, or the function that "
             "makes it"
         )
 
@@ -203,11 +201,8 @@ def check_loader(loader: Any, n_epochs: int, phase: str) -> None:
             f"a loader is an iterable of batches, or a function that returns one; "
             f"the {phase} loader is a {type(loader).__name__}"
         )
-    if hasattr(loader, "__next__") and n_epochs > 1:
-        raise TypeError(
-            f"a loader is gone through once an epoch, {n_epochs} times here; the {phase} loader is a one-shot "
-            f"{type(loader).__name__}: give a list, a DataLoader, or the function that makes it"
-        )
+    if n_epochs > 1:
+        refuse_one_shot(loader, f"a loader is gone through once an epoch, {n_epochs} times here", f"the {phase} loader")
     if hasattr(loader, "__len__"):
         try:
             length = len(loader)

@@ -137,14 +137,13 @@ def write_aside(path: Path, write: Callable[[Path], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def new_run_folder(runs: Path, *, make: bool = True) -> Path:
-    """Make the folder of a run that begins now, ``YYYYmmdd-HHMMSS``; where a run has that of this second, the next.
+def new_run_folder(*, make: bool = True) -> Path:
+    """Make the folder of a run that begins now, ``runs/YYYYmmdd-HHMMSS``; where one has that of this second, the next.
 
     Args:
-        runs: the folder of all runs.
         make: False: name it only, for a rank that does not write.
     """
-    name = datetime.now().strftime("%Y%m%d-%H%M%S")
+    runs, name = Path("runs"), datetime.now().strftime("%Y%m%d-%H%M%S")
     with suppress(OSError):  # a disk that fails is said by who writes there
         if make:
             runs.mkdir(parents=True, exist_ok=True)

@@ -79,7 +79,7 @@ class HandlerCalls:
         self._with_last.add(name_of(event))
 
     def add_dispatcher(self, event: Any, call: Call) -> None:
-        """Likewise; this one calls the callbacks, and what is attached later is the users'."""
+        """Append the call of the callbacks; what is attached later is the users'."""
         self._dispatchers[name_of(event)] = len(self.at[name_of(event)]), call
         self.add(event, call)
 

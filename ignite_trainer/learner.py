@@ -102,7 +102,8 @@ class Learner(LearnerParts):
             metric is of the wrong kind.
 
     Warns:
-        UserWarning: a loss that sums over the batch, or has parameters that are not the model's.
+        UserWarning: a loss that sums over the batch, or has parameters that are not the model's; options that have no
+            effect on a step of one's own.
 
     Source: fastai's Learner (course22p2 miniai), on Ignite.
 
@@ -324,7 +325,6 @@ class Learner(LearnerParts):
         self.batch = batch
         if not self.in_fit:
             self._dispatch.gather()
-        self.forward = self._called
         self.engine.run_step_alone()
 
     def stop(self, reason: str, *, outcome: Literal["finished", "resumable", "broken"] = "finished") -> None:
@@ -415,12 +415,12 @@ class Learner(LearnerParts):
     def folder(self) -> Path:
         """The run's folder; where none was given, one is made at the first question."""
         if self._folder is None:
-            self._folder = new_run_folder(Path("runs"), make=is_main())
+            self._folder = new_run_folder(make=is_main())
         return self._folder
 
     def name_folder(self) -> Path:
         """The run's folder, not made yet where none was given, for ranks to agree on."""
-        return new_run_folder(Path("runs"), make=False) if self._folder is None else self._folder
+        return new_run_folder(make=False) if self._folder is None else self._folder
 
     def use_folder(self, folder: Path) -> None:
         """Have handlers write there from now on."""
@@ -560,8 +560,11 @@ class Learner(LearnerParts):
         amid_training = engine is self.evaluator and self.trainer.running
         before = self.engine, self.dl, self.preds, self.loss
         try:
-            self.engine, self.dl, self.forward = engine, engine.loader, self._called
-            self._prepare_run(engine)
+            self.engine, self.dl = engine, engine.loader
+            if not self.in_fit:
+                self._dispatch.gather()
+                if engine.training and self.opt is None:
+                    self.opt = self._make_optimizer()
             # a fit's own validation leaves its mode until the next epoch of training, as a loop written by hand does
             with modes_kept(self.model) if amid_training and not self.validating else nullcontext():
                 yield
@@ -570,13 +573,6 @@ class Learner(LearnerParts):
                 self.engine, self.dl, preds, loss = before
                 if not self.validating:
                     self.preds, self.loss = preds, loss
-
-    def _prepare_run(self, engine: CancellableEngine) -> None:
-        """What a run needs of things that may have been assigned since the last: loss, callbacks, optimizer."""
-        if not self.in_fit:
-            self._dispatch.gather()
-            if engine.training and self.opt is None:
-                self.opt = self._make_optimizer()
 
     def _begin_epoch(self, engine: CancellableEngine) -> None:
         engine.state.metrics.clear()

@@ -143,22 +143,20 @@ def _attach_metric(engine: Engine, name: str, metric: Metric) -> None:
     def completed(engine: Any) -> None:
         try:
             metric.completed(engine, name)
+            value = engine.state.metrics[name]
+            if not isinstance(value, Real):
+                shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
+                raise TypeError(
+                    f"a metric is one number an epoch; {name!r} computed a {type(value).__name__}{shape}: have it "
+                    "averaged, give a metric for each number, or attach it with attach(learn.evaluator, name)"
+                )
+            if hasattr(value, "item"):  # NumPy's: the history and checkpoints are plain data
+                engine.state.metrics[name] = value.item()
         except NotComputableError:
             engine.state.metrics[name] = math.nan
         except Exception as error:
             engine.annotate(error, f"the metric {name!r} at {Events.EPOCH_COMPLETED.name}")
             raise
-        value = engine.state.metrics[name]
-        if isinstance(value, Real) and hasattr(value, "item"):  # NumPy's: the history and checkpoints are plain data
-            engine.state.metrics[name] = value.item()
-        if not isinstance(value, Real):
-            shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
-            refused = TypeError(
-                f"a metric is one number an epoch; {name!r} computed a {type(value).__name__}{shape}: have it "
-                "averaged, give a metric for each number, or attach it with attach(learn.evaluator, name)"
-            )
-            engine.annotate(refused, f"the metric {name!r} at {Events.EPOCH_COMPLETED.name}")
-            raise refused
 
     if isinstance(metric, MetricsLambda):  # its parts take the batches, each as it transforms them, and once
         metric.attach(engine, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -45,6 +45,7 @@ class LearnerParts:
     _loss_size: LossSize | None  # as it was given
 
     opt: Any
+    forward: Any
     _model: nn.Module
     in_fit = False
 
@@ -63,9 +64,9 @@ class LearnerParts:
         check_model(model, call="learn.model = ...")
         within = getattr(model, "_orig_mod", None)  # what torch.compile was given: its state has no prefix
         former, plain = getattr(self, "_model", None), model if within is None else within
-        self._model = plain.to(self.device)
-        self._compiled = model if within is not None else torch.compile(self._model) if self.compile else None
-        self.forward = self._called
+        self._model = self.forward = plain.to(self.device)
+        if within is not None or self.compile:
+            self.forward = torch.compile(self._model) if within is None else model
         if plain is not former:
             self.opt = None  # until one is needed: the last moves the former model's parameters
 
@@ -152,13 +153,9 @@ class LearnerParts:
     def _window(self) -> GradientWindow | None:
         return getattr(self.trainer.step, "window", None)
 
-    @property
-    def _called(self) -> Callable[[Any], Any]:
-        return self.model if self._compiled is None else self._compiled  # the compiled one's truth is its length
-
     def _take_optimizer(self, optimizer: Any, lr: Any, param_groups: Any, opt_func: Any) -> None:
         self.optimizer_options = OptimizerOptions(optimizer, lr, param_groups)
-        self.lr, self.opt_func, self._opt_func_given = self.optimizer_options.lr, opt_func, opt_func
+        self.lr, self.opt_func, self._opt_func_given = lr, opt_func, opt_func
         self._check_opt_func(None if optimizer is not None else opt_func)
         check_tensors(optimizer, self.model)
         self.opt = optimizer

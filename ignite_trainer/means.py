@@ -122,7 +122,7 @@ class WeightedMean(Ratio):
         def moved(part: Any) -> Any:
             return part.to(device) if isinstance(part, Tensor) else part
 
-        self._total, self._n, self._rounded_off = map(moved, (*state, 0.0)[:3])  # older ones have fewer parts
+        self._total, self._n, self._rounded_off = map(moved, (*state, 0.0)[:3])  # two parts for other numbers of ranks
         self._later = [(moved(value), moved(n)) for value, n in zip(*state[3:], strict=True)]
 
     def sums(self) -> tuple[float, float]:

@@ -152,6 +152,7 @@ class BatchMean(OfOutput, WeightedMean):
 
     Raises:
         ValueError: on ``update``, where the function gives more than one number.
+        TypeError: likewise, where it returns None.
 
     >>> error = BatchMean(lambda preds, y: (preds - y).abs().mean())
     >>> error.update((torch.zeros(2), torch.ones(2))); error.update((torch.zeros(1), torch.tensor([4.0])))

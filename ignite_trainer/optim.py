@@ -195,7 +195,7 @@ class OptimizerOptions:
             raise ValueError("param_groups are for opt_func; the optimizer given has groups already: leave them out")
         if isinstance(param_groups, Iterator):
             param_groups = list(param_groups)  # each fit reads them
-        self.optimizer, self.lr, self.param_groups = optimizer, plain_rate(lr), param_groups
+        self.optimizer, self.param_groups = optimizer, param_groups
 
     def make(self, model: nn.Module, opt_func: Callable[..., Any], lr: Any) -> Any:
         """The optimizer of a fit: the instance, or ``opt_func(parameters, lr)``; a tensor as the rate is copied.

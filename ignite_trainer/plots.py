@@ -141,9 +141,9 @@ def report(history: Sequence[Mapping[str, float]], pictures: Mapping[str, NDArra
     """
     from matplotlib.figure import Figure
 
-    charts = _charts(history)
     if not pictures:
         return curves(history)
+    charts = _charts(history)
     widths = [picture.shape[1] / picture.shape[0] for picture in pictures.values()]
     heights = 4, min(16 / sum(widths), 16) + 0.5  # inches, 16 of them wide; half a one for the title
     figure = Figure(figsize=(16, sum(heights)))  # margins by hand: a constrained layout takes twice the time

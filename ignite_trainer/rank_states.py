@@ -52,7 +52,7 @@ def state_of_rank(state: dict[str, Any], rank: int, world: int) -> dict[str, Any
         state: what a checkpoint holds.
         rank, world: this process and the number of processes.
     """
-    saved = state.get("ranks") or [{name: state[name] for name in _OWN}]
+    saved = state.get("ranks") or [state]
     own = saved[rank % len(saved)]
     result = {**state, **{name: own[name] for name in _OWN}}
     result.pop("ranks", None)

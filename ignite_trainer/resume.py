@@ -12,6 +12,7 @@ import torch
 
 from .data import OrderedLoader
 from .distributed import is_main, of_main, rank, world_size
+from .epochs import batches_of
 from .learner_like import LearnerLike
 from .rank_states import gather_states, state_of_rank
 from .rng import get_rng_state, rng_kept, set_rng_state
@@ -59,13 +60,12 @@ def _snapshot(learn: LearnerLike, done: bool) -> dict[str, Any]:
             "step": learn.step,
             "n_epochs": learn.n_epochs,
             "done": done,
-            "stop_reason": learn.stop_reason,
         },
         "history": [dict(row) for row in learn.history],
         "results": dict(learn.results),
         "train_loss": learn.train_loss.state() if mid_epoch else None,
         "options": options_of(learn),
-        "train": _loader_state(learn.train_dl, epoch_start),
+        "train": _loader_state(learn.train_dl),
         "valid": _loader_state(learn.valid_dl),
         "epoch_start": epoch_start,
         "rng": get_rng_state(),
@@ -78,7 +78,7 @@ def restore(learn: LearnerLike, state: dict[str, Any]) -> None:
     if loads_optimizer:
         check_groups(learn.opt, state["optimizer"])  # refused before anything is put back
     learn.model.load_state_dict(state["model"])
-    if state.get("loss"):  # there is none in a checkpoint of before it was saved
+    if state["loss"]:
         learn.loss_func.load_state_dict(state["loss"])
     if loads_optimizer:
         learn.opt.load_state_dict(state["optimizer"])
@@ -95,8 +95,7 @@ def restore(learn: LearnerLike, state: dict[str, Any]) -> None:
         learn.train_loss.load(state["train_loss"], learn.device)
     for dl, saved in ((learn.train_dl, state["train"]), (learn.valid_dl, state["valid"])):
         if isinstance(dl, OrderedLoader):
-            is_begun = bool(progress["batch"]) and dl is learn.train_dl
-            dl.set_epoch(saved.get("next_epoch", saved["epoch"] + is_begun))  # it was not saved at first
+            dl.set_epoch(saved["epoch"])
         else:
             _set_generators(dl, saved["generators"])
     set_rng_state(state["rng"])
@@ -190,13 +189,12 @@ class MidEpoch:
         """The rest of the epoch's batches; everything is as it was once the iterator is made."""
         done, loader, start = self.state["progress"]["batch"], epochs.loader, self.state["epoch_start"]
         if isinstance(loader, OrderedLoader):
-            start = {"epoch": self.state["train"]["epoch"]}
             loader.seek(start["epoch"], done)
             batches: Iterator[Any] = iter(loader)
         else:
             _set_generators(loader, start["generators"])
             set_rng_state(start["rng"])
-            batches = epochs.begin()
+            batches = batches_of(loader)
             for i in range(done):
                 if next(batches, epochs) is epochs:
                     raise ValueError(
@@ -230,11 +228,11 @@ def streams_kept(loader: Any) -> Iterator[None]:
             _set_generators(loader, generators)
 
 
-def _loader_state(loader: Any, begun: dict[str, Any] | None = None) -> dict[str, Any]:
+def _loader_state(loader: Any) -> dict[str, Any]:
+    """What a loader is, and where its next iteration begins."""
     state: dict[str, Any] = {"identity": loader_identity(loader)}
     if isinstance(loader, OrderedLoader):
-        following = loader.order.epoch
-        return {**state, "epoch": following if begun is None else begun["epoch"], "next_epoch": following}
+        return {**state, "epoch": loader.order.epoch}
     return {**state, "generators": [generator.get_state() for generator in generators_of(loader)]}
 
 

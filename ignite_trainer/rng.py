@@ -119,7 +119,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
     version, words, gauss = state["python"]
     keys, *rest = state["numpy"]
     mersenne = "MT19937", keys.numpy().astype(np.uint32), *rest
-    _put_back((version, tuple(words), gauss), mersenne, state["torch"], state["cuda"], state.get("mps"))
+    _put_back((version, tuple(words), gauss), mersenne, state["torch"], state["cuda"], state["mps"])
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def check_state(learn: LearnerLike, state: dict[str, Any], path: Any) -> None:
                     "needed to resume"
                 )
     for part, ours in (("model", learn.model.state_dict()), ("loss", loss_state(learn))):
-        shapes, saved_shapes = shapes_of(ours), shapes_of(state.get(part, ours))
+        shapes, saved_shapes = shapes_of(ours), shapes_of(state[part])
         for name in [*saved_shapes, *shapes]:
             is_open = name in saved_shapes and shapes.get(name) == UNKNOWN
             if saved_shapes.get(name) != shapes.get(name) and not is_open:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ignite.engine import Events
 
 from .callbacks import has_point, in_order
+from .engines import CancellableEngine
 from .events import POINTS
 from .learner_like import LearnerLike
 
@@ -49,14 +50,12 @@ def rows_of(learn: LearnerLike) -> list[TimelineRow]:
         if name == "after_epoch":
             rows.append(_row("trainer", name, "validation:" if learn.validates else "no validation"))
         if name == "after_epoch" and learn.validates:
-            rows += _natives(learn.evaluator, "evaluator", Events.STARTED)
+            rows += _natives(learn.evaluator, Events.STARTED)
             for inner in validation:
-                rows += _callbacks(learn, "evaluator", inner) + _natives(
-                    learn.evaluator, "evaluator", POINTS[inner].event
-                )
-            rows += _natives(learn.evaluator, "evaluator", Events.COMPLETED)
+                rows += _callbacks(learn, "evaluator", inner) + _natives(learn.evaluator, POINTS[inner].event)
+            rows += _natives(learn.evaluator, Events.COMPLETED)
         if point.event is not None:
-            rows += _natives(learn.trainer, "trainer", point.event)
+            rows += _natives(learn.trainer, point.event)
         if not rows or (rows[-1].engine, rows[-1].point) != ("trainer", name):
             rows.append(_row("trainer", name, "-"))
     return rows
@@ -72,9 +71,10 @@ def _callbacks(learn: LearnerLike, engine: str, point: str) -> list[TimelineRow]
     return [_row(engine, point, f"{type(cb).__name__} ({getattr(cb, 'order', 0)})") for cb in with_method]
 
 
-def _natives(engine: Any, name: str, event: Any) -> list[TimelineRow]:
+def _natives(engine: CancellableEngine, event: Any) -> list[TimelineRow]:
+    name = "trainer" if engine.training else "evaluator"
     point = next(
-        (point for point, row in POINTS.items() if row.event is event and (name == "trainer" or row.evaluator)), ""
+        (point for point, row in POINTS.items() if row.event is event and (engine.training or row.evaluator)), ""
     )
     return [TimelineRow(name, event.name, point, _describe(handler)) for handler in engine.natives(event)]
 

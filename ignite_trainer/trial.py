@@ -44,6 +44,7 @@ def trial(learn: Learner, train_dl: Any, valid_dl: Any = None, *, cbs: Iterable[
     Raises:
         RuntimeError: a fit or an evaluation is running, or there are several ranks.
         ValueError: the model has parameters without a shape yet.
+        TypeError: a loader is a one-shot iterator.
     """
     with everything_kept(learn), tempfile.TemporaryDirectory() as folder:
         yield _twin(learn, train_dl, valid_dl, cbs=cbs, folder=folder)
@@ -251,17 +252,9 @@ def _tensor(tensor: Tensor) -> Callable[[], None]:
 
 
 def _generator(generator: Any) -> Callable[[], None]:
-    def put_back() -> None:
-        if isinstance(generator, np.random.Generator):
-            generator.bit_generator.state = state
-        elif isinstance(generator, random.Random):
-            generator.setstate(state)
-        else:
-            generator.set_state(state)
-
-    state: Any
     if isinstance(generator, np.random.Generator):
         state = copy.deepcopy(generator.bit_generator.state)
-    else:
-        state = generator.getstate() if isinstance(generator, random.Random) else generator.get_state()
-    return put_back
+        return partial(setattr, generator.bit_generator, "state", state)
+    if isinstance(generator, random.Random):
+        return partial(generator.setstate, generator.getstate())
+    return partial(generator.set_state, generator.get_state())
