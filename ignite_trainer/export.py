@@ -19,7 +19,7 @@ from .modes import modes_kept
 from .nests import map_leaves, tensors_in
 from .rng import rng_kept
 
-__all__ = ["export_model", "load_weights", "refuse_extra_state", "save_weights"]
+__all__ = ["export_model", "load_weights", "refuse_unsavable", "save_weights"]
 
 Format = Literal["safetensors", "torch", "onnx"]
 
@@ -36,7 +36,7 @@ def save_weights(model: nn.Module, path: str | Path, metadata: dict[str, str] | 
 
     Raises:
         OSError: the disk is full, or the folder cannot be written; a former file is whole.
-        ValueError: the model has an extra state, which is no tensor.
+        ValueError: the model has an extra state, which is no tensor, or a tensor that is not dense.
 
     Source: safetensors. Its ``save_model`` 0.8 refuses tensors that are parts of one, as cuDNN's recurrent layers are,
     and leaves out one that is part of another.
@@ -48,7 +48,7 @@ def save_weights(model: nn.Module, path: str | Path, metadata: dict[str, str] | 
     """
     from safetensors.torch import save
 
-    refuse_extra_state(model)
+    refuse_unsavable(model)
     content = save(_apart(model.state_dict()), metadata)  # in memory: its own writing hides what the disk says
     write_aside(Path(path), lambda temporary: temporary.write_bytes(content))
 
@@ -69,18 +69,23 @@ def _apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return apart
 
 
-def refuse_extra_state(model: nn.Module) -> None:
+def refuse_unsavable(model: nn.Module) -> None:
     """Refuse a model whose state safetensors cannot hold.
 
     Raises:
-        ValueError: it has something else than tensors in it.
+        ValueError: it has something else than tensors in it, or sparse, nested or quantized ones.
     """
-    for name, shape in shapes_of(model.state_dict()).items():
-        if shape is None:
-            raise ValueError(
-                f"safetensors holds tensors; {name} of {type(model).__name__} is none: take a Checkpoint, which keeps "
-                "it, or torch.save"
-            )
+    for name, value in model.state_dict().items():
+        held, what = "tensors", "none"
+        if isinstance(value, Tensor):
+            if value.layout is torch.strided and not value.is_nested and not value.is_quantized:
+                continue
+            held, what = "dense tensors", "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
+            what = "quantized" if value.is_quantized else what
+        raise ValueError(
+            f"safetensors holds {held}; {name} of {type(model).__name__} is {what}: take a Checkpoint, which keeps it, "
+            "or torch.save"
+        )
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:

@@ -180,9 +180,9 @@ class Memory:
 
     def put_back(self) -> None:
         """Make all of it what it was."""
-        with torch.no_grad():
-            for action in self._actions:
-                action()
+        with torch.no_grad(), ExitStack() as stack:  # all of it, also where a part fails
+            for action in reversed(self._actions):
+                stack.callback(action)
 
     def _is_new(self, value: Any) -> bool:
         new = id(value) not in self._seen
@@ -240,7 +240,9 @@ def _tensor(tensor: Tensor) -> Callable[[], None]:
     grad_content = None if grad is None else grad.detach().clone()
 
     def put_back() -> None:
-        if not torch.equal(tensor, content):  # what is expanded from fewer numbers cannot be written, nor has it been
+        if tensor.is_nested or tensor.layout is not torch.strided or tensor.shape != content.shape:
+            tensor.data = content.clone()  # torch 2.13 compares neither sparse tensors nor nested ones
+        elif not torch.equal(tensor, content):  # one that is expanded cannot be written, nor has it been
             tensor.copy_(content)
         if leaf:
             tensor.requires_grad_(requires_grad)

@@ -25,7 +25,7 @@ from ignite_trainer import (
 )
 from ignite_trainer.rng import get_rng_state
 from ignite_trainer.trial import Memory, own_callbacks
-from tests.tiny import blobs, dropout_net, mlp
+from tests.tiny import blobs, dropout_net, mlp, ready
 
 
 class Moody(nn.Module):
@@ -329,6 +329,44 @@ def test_memory_when_numbers_are_nan_or_expanded_then_they_are_put_back_too():
     memory.put_back()
     assert part.nan.isnan().all()
     assert part.expanded.tolist() == [0] * 5
+
+
+class Resized(nn.Module):
+    """Sets its scale on the first batch, as fake quantization does, and holds a sparse mask."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.empty(0))
+        self.register_buffer("mask", torch.eye(6).to_sparse())
+        self.layer = nn.Linear(6, 3)
+
+    def forward(self, x):
+        if not self.mean.numel():
+            self.mean.resize_(6).copy_(x.mean(0))
+        self.mask.mul_(2)
+        return self.layer(torch.sparse.mm(self.mask, (x - self.mean).T).T)
+
+
+@pytest.mark.parametrize("run", TRIALS.values(), ids=TRIALS)
+def test_trial_when_buffers_are_sparse_or_get_another_shape_then_are_put_back_with_the_weights(run):
+    model = Resized()
+    before = copy.deepcopy(model)
+    run(Learner(model, (ready(), None), nn.CrossEntropyLoss(), 0.1, device="cpu"))
+    assert torch.equal(model.layer.weight, before.layer.weight)
+    assert (model.mean.shape, torch.equal(model.mask.to_dense(), torch.eye(6))) == ((0,), True)
+
+
+def test_memory_when_a_part_cannot_be_put_back_then_all_others_are():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[0].table = np.zeros(3)
+    before = copy.deepcopy(model.state_dict())
+    memory = Memory([model])
+    model[0].table.flags.writeable = False
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    with pytest.raises(ValueError, match="read-only"):
+        memory.put_back()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_own_callbacks_when_copied_then_they_are_the_users_alone_and_share_the_learner():

@@ -1,5 +1,6 @@
 """Uses that people come upon: looking amid a fit, assigning between fits, strange models, metrics and loaders."""
 
+import copy
 import inspect
 import math
 import random
@@ -38,6 +39,7 @@ from ignite_trainer import (
 from ignite_trainer.distributed import initialize
 from ignite_trainer.first_batch import check_broadcast
 from ignite_trainer.handlers.crash import load_crash
+from ignite_trainer.handlers.soundness import bad_tensors
 from ignite_trainer.metrics import BatchMean
 from ignite_trainer.rng import get_rng_state, seed_everything
 from ignite_trainer.steps import on_device
@@ -171,6 +173,37 @@ class Versioned(nn.Linear):
 
     def set_extra_state(self, state):
         self.version = state["version"]
+
+
+class Graph(nn.Module):
+    """Spreads its outputs along the edges of a graph, a sparse buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("edges", (torch.eye(3) + 0.5).to_sparse())
+        self.layer = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return torch.sparse.mm(self.edges, self.layer(x).T).T
+
+
+def test_model_with_a_sparse_buffer_then_is_resumed_and_stopped_early_and_no_safetensors(tmp_path):
+    start = Graph()
+    whole = learner([EarlyStopping("train_loss"), NaNGuard()], model=copy.deepcopy(start))
+    whole.fit(2)
+    learner([Checkpoint()], model=copy.deepcopy(start), folder=tmp_path).fit(1)
+    again = learner([Checkpoint()], model=Graph(), folder=tmp_path)
+    again.fit(2, resume=True)
+    assert torch.equal(again.model.layer.weight, whole.model.layer.weight)
+    message = "safetensors holds dense tensors; edges of Graph is sparse_coo: take a Checkpoint, which keeps it, or"
+    for refused in (
+        lambda: learner([RunFiles()], model=Graph(), folder=tmp_path / "files").fit(1),
+        lambda: again.save(tmp_path / "weights.safetensors"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            refused()
+    again.model.edges.values()[0] = math.nan
+    assert bad_tensors(again.model) == ["edges"]
 
 
 def test_model_with_an_extra_state_then_is_resumed_and_loaded_and_no_safetensors(tmp_path):

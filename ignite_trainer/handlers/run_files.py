@@ -13,7 +13,7 @@ from typing import Any, Literal
 from ..arguments import check_folder
 from ..callbacks import Callback
 from ..distributed import is_main
-from ..export import refuse_extra_state, save_weights
+from ..export import refuse_unsavable, save_weights
 from ..files import write_aside
 from ..learner_like import LearnerLike
 from .best import Best, BestState, check_monitor
@@ -65,7 +65,7 @@ class RunFiles(Callback):
         """Make the folder, write the values."""
         import yaml
 
-        refuse_extra_state(learn.model)
+        refuse_unsavable(learn.model)
         self._soundness.begin()
         self._folder, self._failed = Path(self.folder or learn.folder), set[str]()
         if learn.validates:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import get_total_norm
 
 __all__ = ["Soundness", "bad_tensors"]
+
+_COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 
 
 class Soundness:
@@ -39,8 +42,8 @@ class Soundness:
 
 def bad_tensors(model: nn.Module) -> list[str]:
     """The parameters that are not finite, then the buffers that hold NaN (infinity is at home in them), by name."""
-    parameters = {name: parameter.detach() for name, parameter in model.named_parameters() if _has_numbers(parameter)}
-    buffers = {name: buffer.detach() for name, buffer in model.named_buffers() if _has_numbers(buffer)}
+    parameters = {name: _numbers(parameter) for name, parameter in model.named_parameters() if _has_numbers(parameter)}
+    buffers = {name: _numbers(buffer) for name, buffer in model.named_buffers() if _has_numbers(buffer)}
     if get_total_norm([*parameters.values(), *buffers.values()]).isfinite():  # a twentieth of the time of the next two
         return []
     return [
@@ -50,4 +53,17 @@ def bad_tensors(model: nn.Module) -> list[str]:
 
 
 def _has_numbers(tensor: Tensor) -> bool:
-    return not is_lazy(tensor) and (tensor.is_floating_point() or tensor.is_complex())
+    # of a nested tensor torch 2.13 has no norm
+    return not is_lazy(tensor) and not tensor.is_nested and (tensor.is_floating_point() or tensor.is_complex())
+
+
+def _numbers(tensor: Tensor) -> Tensor:
+    """Those that a tensor of any layout holds, in a type that has a norm, which torch 2.13 lacks for 8 bits."""
+    tensor = tensor.detach()
+    if tensor.layout is torch.sparse_coo:
+        tensor = tensor.coalesce().values()
+    elif tensor.layout in _COMPRESSED:
+        tensor = tensor.values()
+    elif tensor.layout is not torch.strided:
+        tensor = tensor.to_dense()
+    return tensor.float() if tensor.itemsize == 1 else tensor
