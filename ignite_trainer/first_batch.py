@@ -134,9 +134,6 @@ def check_predictions(loss_func: Any, preds: Tensor, y: Tensor, phase: str) -> N
         if preds.shape != y.shape or not y.is_floating_point():  # else they are probabilities
             _check_form_of_labels(preds, y, phase)
             _check_labels(options.get("ignore_index", -100), preds, y, phase)
-    elif isinstance(loss_func, (nn.CrossEntropyLoss, nn.NLLLoss)):  # a forward of one's own may take other shapes
-        if preds.ndim > 1 and y.shape == _shape_of_labels(preds) and not y.is_floating_point():
-            _check_labels(loss_func.ignore_index, preds, y, phase)
     elif rule in _BINARY_LOSSES and not y.is_floating_point():
         raise ValueError(
             f"binary cross-entropy takes targets as floats; the first {phase} batch has {y.dtype}: give y.float()"

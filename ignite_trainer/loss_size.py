@@ -30,7 +30,8 @@ def loss_size_of(loss_func: Any) -> LossSize:
     """How many samples a mean loss stands for, by its kind: its weight in the epoch's mean.
 
     For cross-entropy and NLL over class indices that is the number of labels that are not ``ignore_index``, or the
-    sum of their class weights: what the loss itself divides by. For all others it is the first dimension of y.
+    sum of their class weights: what the loss itself divides by. For all others it is the first dimension of y, also for
+    a subclass with a ``forward`` of its own that does not call torch's.
 
     Returns:
         A function (preds, y) → an int, or on the device of y a 0-d tensor, or ``Marked``.
@@ -48,13 +49,16 @@ def loss_size_of(loss_func: Any) -> LossSize:
         )
     if not of_classes or reduction != "mean":
         return first_dimension
-    ignore: int = options.get("ignore_index", -100)
-    weight: Tensor | None = options.get("weight")
+    numbers = tensors = {"ignore_index": -100, "weight": None, **options}
+    if isinstance(loss_func, nn.Module):  # both may be set later; an attribute that is a buffer takes 0.3 µs
+        numbers, tensors = vars(loss_func), loss_func._buffers
 
     def labels(preds: Any, y: Any) -> int | Tensor | Marked:
         if not isinstance(y, Tensor):  # for a forward of one's own
             return first_dimension(preds, y)
         n: int = y.numel()
+        ignore: int = numbers["ignore_index"]
+        weight: Tensor | None = tensors["weight"]
         if n <= FEW and y.dtype is torch.int64 and weight is None and y.is_cpu and y.ndim == 1:
             return n - y.tolist().count(ignore)
         if y.dtype.is_floating_point:  # class probabilities: the loss divides by the number of distributions
@@ -81,13 +85,17 @@ def counted(n: float | Tensor | Marked) -> float | Tensor:
 
 
 def kind_of(loss_func: Any) -> tuple[Any, bool, dict[str, Any]]:
-    """The loss that a partial wraps, or itself; whether it is torch's over classes; and those of its options it has."""
+    """The loss that a partial wraps, or itself; whether it is torch's over classes, or calls that; and its options."""
     options: dict[str, Any] = {}
     if isinstance(loss_func, functools.partial):
         loss_func, options = loss_func.func, loss_func.keywords
     if isinstance(loss_func, nn.Module):
         names = ("reduction", "ignore_index", "weight", "label_smoothing")
-        of_classes = isinstance(loss_func, (nn.CrossEntropyLoss, nn.NLLLoss))
+        forward = type(loss_func).forward
+        calls_torchs = "forward" in getattr(getattr(forward, "__code__", None), "co_names", ())  # on another shape, say
+        of_classes = isinstance(loss_func, (nn.CrossEntropyLoss, nn.NLLLoss)) and (
+            calls_torchs or forward in (nn.CrossEntropyLoss.forward, nn.NLLLoss.forward)
+        )
         return loss_func, of_classes, {name: getattr(loss_func, name) for name in names if hasattr(loss_func, name)}
     return loss_func, loss_func in (F.cross_entropy, F.nll_loss), options
 

@@ -1155,6 +1155,20 @@ def test_fit_when_given_a_regression_then_says_what_to_use_instead():
         fit(1, model, optim.SGD(model.parameters(), 0.1), nn.MSELoss(), data, data)
 
 
+def test_loss_over_classes_with_a_forward_of_its_own_then_may_number_them_in_its_own_way():
+    class FromOne(nn.CrossEntropyLoss):
+        def forward(self, preds, y):
+            return super().forward(preds, y - 1)
+
+    x = torch.randn(12, 6)
+    data = [(x, torch.arange(12) % 3 + 1)]
+    learn = learner(data, None, nn.Linear(6, 3), FromOne())
+    learn.fit(1)
+    expected = nn.CrossEntropyLoss()(learn.preds, data[0][1] - 1)
+    assert learn.history[0]["train_loss"] == expected.item()
+    assert not check(learn).facts
+
+
 def test_loss_when_it_lines_up_the_shapes_itself_then_is_accepted():
     data = [(torch.randn(20, 6), torch.randn(20))]
     learner(data, None, nn.Linear(6, 1), lambda preds, y: ((preds.squeeze(1) - y) ** 2).mean()).fit(1)

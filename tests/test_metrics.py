@@ -288,6 +288,41 @@ def test_mean_on_a_device_when_the_memory_of_a_loss_is_used_again_then_holds_wha
     assert loss.compute() == 3
 
 
+class Focal(nn.CrossEntropyLoss):
+    """The mean over the samples, whatever they weigh."""
+
+    def forward(self, preds, y):
+        losses = cross_entropy(preds, y, weight=self.weight, reduction="none")
+        return ((1 - (-losses).exp()) ** 2 * losses).mean()
+
+
+class OfTokens(nn.CrossEntropyLoss):
+    """Torch's own, on sequences as they come."""
+
+    def forward(self, preds, y):
+        return super().forward(preds.flatten(0, 1), y.flatten())
+
+
+def test_size_of_a_subclass_then_is_torchs_where_it_calls_that():
+    weight = torch.tensor([1.0, 2.0, 4.0])
+    preds, y = torch.randn(4, 3), torch.tensor([0, 1, 2, -100])
+    assert loss_size_of(Focal(weight))(preds, y) == 4
+    assert loss_size_of(OfTokens(weight))(preds.view(2, 2, 3), y.view(2, 2)) == 7
+
+
+@pytest.mark.parametrize("n", [8, 100])
+def test_size_when_weights_or_the_ignored_label_are_set_later_then_is_by_those(n):
+    loss_func, preds, y = nn.CrossEntropyLoss(), torch.randn(n, 3), torch.arange(n) % 3
+    size = loss_size_of(loss_func)
+    assert size(preds, y) == n
+    loss_func.ignore_index = 1
+    assert size(preds, y) == (y != 1).sum()
+    loss_func.weight = torch.tensor([1.0, 5.0, 20.0])
+    loss = nn.CrossEntropyLoss(loss_func.weight, ignore_index=1, reduction="sum")(preds, y)
+    # a sum divided by the size is the mean, up to float rounding
+    torch.testing.assert_close(loss / size(preds, y), loss_func(preds, y))
+
+
 class Operations(TorchDispatchMode):
     """Counts what torch is asked to compute."""
 

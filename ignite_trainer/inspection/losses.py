@@ -52,7 +52,8 @@ def class_loss(loss_func: Any) -> ClassLoss | None:
     True
     """
     loss_func, of_classes, options = kind_of(loss_func)
-    if not of_classes:
+    has_own_forward = isinstance(loss_func, nn.Module) and type(loss_func).__module__ != "torch.nn.modules.loss"
+    if not of_classes or has_own_forward:
         return None
     return ClassLoss(
         isinstance(loss_func, nn.CrossEntropyLoss) or loss_func is F.cross_entropy,
