@@ -25,7 +25,8 @@ def map_leaves(nest: Any, change: Callable[[Any], Any]) -> Any:
             return changed
         try:
             same_kind = copy.copy(nest)  # with a default, with attributes
-            same_kind.update(changed)
+            for key, part in changed.items():  # one by one: a Counter that is updated adds up
+                same_kind[key] = part
         except Exception:  # whatever a kind raises that cannot be copied, as one whose __getattr__ looks up keys
             return changed
         return same_kind

@@ -58,7 +58,7 @@ class Share:
 
 def is_filler(loader: Any, batch: int) -> bool:
     """Whether a rank has no sample of a batch, and what its loader gives there only keeps the ranks in step."""
-    return isinstance(loader, OrderedLoader) and batch >= 0 and loader.is_filler(batch)
+    return isinstance(loader, OrderedLoader) and batch >= 0 and loader.order.is_filler(batch)
 
 
 def places_of(loader: OrderedLoader, rank: int, world: int, first: int = 0) -> Tensor:

@@ -126,7 +126,9 @@ def test_options_when_a_file_and_flags_say_them_then_flags_win_and_origins_are_t
     options = given.options
     assert (options.lr, options.batch_size, options.clip_norm, options.images) == (0.01, 8, 3.0, Path("here"))
     assert isinstance(options.weight_decay, float)
-    origins = {name: given.origin(name) for name in ("lr", "batch_size", "ema", "timeline", "epochs", "seed")}
+    origins = {
+        name: given.origins.get(name, "default") for name in ("lr", "batch_size", "ema", "timeline", "epochs", "seed")
+    }
     assert list(origins.values()) == ["file", "flag", "file", "flag", "flag", "default"]
 
 

@@ -124,7 +124,7 @@ def test_tensors_where_tuples_of_them_belong_are_refused():
 )
 def test_only_training_has_equal_batches_on_ranks(dls):
     for each in dls:
-        each.shard(1, 2)
+        each.order.shard(1, 2)
     assert (len(list(dls.train)), len(list(dls.valid))) == (2, 1)
 
 

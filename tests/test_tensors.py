@@ -197,7 +197,10 @@ def test_rank_shards_join_to_the_batches_of_one_process_and_the_filler_is_marked
         return TensorLoader(torch.arange(9), batch_size=4, shuffle=True, equal_batches=True, **options)
 
     joined = [loader(rank=rank, world=2) for rank in range(2)]
-    assert [[each.is_filler(batch) for batch in range(3)] for each in joined] == [[False] * 3, [False, False, True]]
+    assert [[each.order.is_filler(batch) for batch in range(3)] for each in joined] == [
+        [False] * 3,
+        [False, False, True],
+    ]
     first, second = (list(each) for each in joined)
     parts = [torch.cat([first[0][0], second[0][0]]), torch.cat([first[1][0], second[1][0]]), first[2][0]]
     assert all(torch.equal(part, x) for part, (x,) in zip(parts, loader(), strict=True))
@@ -206,7 +209,7 @@ def test_rank_shards_join_to_the_batches_of_one_process_and_the_filler_is_marked
 
 def test_shard_after_construction_is_as_at_construction():
     late = TensorLoader(torch.arange(9), batch_size=4)
-    late.shard(1, 2)
+    late.order.shard(1, 2)
     assert_equal_batches(late, TensorLoader(torch.arange(9), batch_size=4, rank=1, world=2))
     assert len(late) == 2
 

@@ -62,14 +62,6 @@ def _run(words: list[str]) -> int:
     name, rest = (words[0] if words else ""), words[1:]
     if name not in _COMMANDS:
         return _overview(words)
-    if name == "train":
-        from .train import train
-
-        return train(rest)
-    if name == "check":
-        from .check import check
-
-        return check(rest)
     if name == "verify":
         from .verify_loop import loop
         from .verify_resume import resume
@@ -78,6 +70,8 @@ def _run(words: list[str]) -> int:
         return int(tyro.extras.subcommand_cli_from_dict(verify, prog="ignite-trainer verify", args=rest))
     module = importlib.import_module(f".{'train' if name == 'resume' else name}", __name__)
     command: Callable[..., int] = getattr(module, name)
+    if name in ("train", "check"):
+        return command(rest)  # they know options of a file, too
     return tyro.cli(command, prog=f"ignite-trainer {name}", args=rest)
 
 

@@ -62,7 +62,7 @@ def evaluate(
     if dataset is None:
         raise UserMistake(f"--split test needs test data; {known.options.data} has none: leave it out, or give valid")
     samples = len(job.data.train), len(job.data.valid)
-    if split != "test" and known.samples not in ((), samples) and is_main():
+    if split != "test" and known.samples != samples and is_main():
         then, now = (f"{n[0]} samples to train and {n[1]} to validate" for n in (known.samples, samples))
         text = f"{run} had {then}, {known.options.data} has {now} now: some of these it may have been trained on"
         print(text, file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,13 +80,8 @@ def image_transform(options: Options) -> Callable[[Any], Tensor]:
     return transforms.Compose([*steps, transforms.ToTensor()])  # type: ignore[no-any-return]
 
 
-def _fashion_mnist(options: Options) -> tuple[Any, Any, Any]:
-    images, test = fashion_mnist(options.images or "data")
-    return *random_split(images, [50_000, 10_000], seed=options.seed), test
-
-
-def _mnist(options: Options) -> tuple[Any, Any, Any]:
-    images, test = mnist(options.images or "data")
+def _of_60_000(dataset: Callable[..., tuple[Any, Any]], options: Options) -> tuple[Any, Any, Any]:
+    images, test = dataset(options.images or "data")
     return *random_split(images, [50_000, 10_000], seed=options.seed), test
 
 
@@ -94,8 +90,8 @@ def _glyphs(options: Options) -> tuple[Any, Any, Any]:
 
 
 _BUILT_IN: dict[str, Callable[[Options], tuple[Any, Any, Any]]] = {
-    "fashion-mnist": _fashion_mnist,
-    "mnist": _mnist,
+    "fashion-mnist": partial(_of_60_000, fashion_mnist),
+    "mnist": partial(_of_60_000, mnist),
     "glyphs": _glyphs,
 }
 

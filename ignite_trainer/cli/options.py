@@ -94,15 +94,11 @@ class Given:
 
     Args:
         options: the values.
-        origins: name → "default", "file" or "flag".
+        origins: name → "file" or "flag", or what a run's config.yaml says; a name that is not there has its default.
     """
 
     options: Options
     origins: dict[str, str] = field(default_factory=dict)
-
-    def origin(self, name: str) -> str:
-        """Where the value of this name came from."""
-        return self.origins.get(name, "default")
 
 
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -149,8 +145,8 @@ def parse_options(words: Sequence[str], *, prog: str, description: str) -> Given
         SystemExit: tyro's: 0 after ``--help``, 2 after a wrong flag, which it has explained.
 
     >>> given = parse_options(["--lr", "0.1"], prog="train", description="")
-    >>> given.options.lr, given.origin("lr"), given.options.epochs, given.origin("epochs")
-    (0.1, 'flag', 5, 'default')
+    >>> given.options.lr, given.options.epochs, given.origins
+    (0.1, 5, {'lr': 'flag'})
     """
 
     def parse(default: _Words) -> _Words:

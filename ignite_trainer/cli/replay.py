@@ -15,7 +15,7 @@ from ..handlers import Checkpoint, NaNGuard, RunFiles, TensorBoard
 from ..handlers.crash import CrashReport, event_of, load_crash
 from ..learner import Learner
 from ..resume import restore
-from ..same_job import check_state
+from ..same_job import check_state, stateful
 from .jobs import make_learner
 from .mistakes import UserMistake
 
@@ -85,8 +85,11 @@ def _run_again(learn: Learner, report: dict[str, Any], file: Path) -> Exception 
     """The error of the one batch, run in a fit that is put where the other one was."""
     state, training = report["state"], report["phase"] == "training"
     engine = learn.trainer if training else learn.evaluator
-    learn.cbs = [cb for cb in learn.cbs if not isinstance(cb, (Checkpoint, CrashReport, RunFiles, TensorBoard))]
-    state["callbacks"] = {name: s for name, s in state["callbacks"].items() if not name.startswith("Checkpoint")}
+    writers = (Checkpoint, CrashReport, RunFiles, TensorBoard)
+    for name, cb in stateful(learn.cbs).items():
+        if isinstance(cb, writers):
+            state["callbacks"].pop(name, None)
+    learn.cbs = [cb for cb in learn.cbs if not isinstance(cb, writers)]
 
     def begin(epochs: Any) -> Iterator[Any]:
         try:

@@ -29,7 +29,7 @@ class Run(NamedTuple):
         classes: the names of the classes.
         input_shape: of one input.
         input_dtype: of the inputs.
-        samples: numbers of those that were trained on, and validated on; empty where that is not known.
+        samples: numbers of those that were trained on, and validated on.
     """
 
     folder: Path
@@ -105,11 +105,12 @@ def read_run(folder: Path) -> Run:
     given = Given(Options(**{**values, "folder": folder}), origins)
     check_values(given.options)
     try:
-        samples = found.get("samples", {"value": ()})  # these two were not written at first
-        dtype = found.get("input_dtype", {"value": "float32"})["value"]
-        classes, shape, samples = ([*entry["value"]] for entry in (found["classes"], found["input_shape"], samples))
+        classes, shape, samples = ([*found[name]["value"]] for name in ("classes", "input_shape", "samples"))
+        dtype = found["input_dtype"]["value"]
     except (KeyError, TypeError) as error:
-        raise UserMistake(f"{file} names classes and input_shape below job; one of them is not there") from error
+        raise UserMistake(
+            f"{file} names classes, input_shape, input_dtype and samples below job; one of them is not there"
+        ) from error
     input_shape, n_samples = _whole("input_shape", shape, file), _whole("samples", samples, file)
     return Run(folder, given, [str(name) for name in classes], input_shape, _dtype(dtype, file), n_samples)
 

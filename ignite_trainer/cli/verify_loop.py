@@ -88,10 +88,11 @@ class _Record:
 
         def watched(*args: Any, **kwargs: Any) -> Any:
             result = step(*args, **kwargs)
-            digests = _digests(model.state_dict())
+            tensors = _tensors(model)
+            digests = _digests(tensors)
             self.steps.append(digests)
             if self.until is not None and self.until(len(self.steps) - 1, digests):
-                self.tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+                self.tensors = {name: tensor.clone() for name, tensor in tensors.items()}
                 raise _Enough
             return result
 
@@ -102,7 +103,7 @@ class _Record:
         state = get_rng_state()
         generators = {f"the state of {name}'s generator": repr(state[name]).encode() for name in ("python", "numpy")}
         generators["the state of torch's generator"] = bytes(state["torch"].numpy())
-        self.end = {**_digests(model.state_dict()), **generators}
+        self.end = {**_digests(_tensors(model)), **generators}
 
 
 class _Sides:
@@ -157,6 +158,10 @@ def _apart(sides: _Sides, hand: _Record, ours: _Record, step: int) -> str:
     name = next(name for name in hand.steps[step] if hand.steps[step][name] != ours.steps[step].get(name))
     distance = (again.tensors[name].double() - ours.tensors[name].double()).abs().max().item()
     return f"they part at optimizer step {step + 1} of {len(hand.steps)}: {name}, {distance:.3g} apart"
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {name: part for name, part in model.state_dict().items() if isinstance(part, Tensor)}  # no extra state
 
 
 def _digests(tensors: dict[str, Tensor]) -> Digests:

@@ -186,18 +186,6 @@ class OrderedLoader(ABC):
         """Begin the next iteration at the start of this epoch."""
         self.order.set_epoch(epoch)
 
-    def shard(self, rank: int, world: int) -> None:
-        """Give the share of this rank from now on.
-
-        Raises:
-            ValueError: ``rank`` is not one of ``world`` processes.
-        """
-        self.order.shard(rank, world)
-
-    def is_filler(self, batch: int) -> bool:
-        """Whether this batch, from 0, only keeps the ranks in step, and has to be counted with weight 0."""
-        return self.order.is_filler(batch)
-
     def identity(self) -> dict[str, Any]:  # Any: strings, ints and bools, as they are saved
         """What has to be the same for the same batches: plain data to save, and to compare on resume."""
         return {"kind": type(self).__name__, **self.order.identity()}

@@ -132,9 +132,6 @@ class _Places:
         self.order = order
         self.begin = (0, 0)
 
-    def __len__(self) -> int:
-        return len(self.order)
-
     def __iter__(self) -> Iterator[Any]:  # Any: torch's stubs know lists of indices only
         epoch, first = self.begin
         indices = self.order.indices(epoch)

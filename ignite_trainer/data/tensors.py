@@ -145,7 +145,7 @@ class ImageTensors(Dataset[tuple[Tensor, int]]):
         return len(self.data)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image = _images_with_channels(self.data[index : index + 1] if index >= 0 else self.data[index:][:1])
+        image = _images_with_channels(self.data[index].unsqueeze(0))
         return image[0].float().div_(255), int(self.targets[index])
 
 

@@ -81,11 +81,11 @@ class Checkpoint(Callback):
         self.keep, self.monitor, self.background = keep, monitor, background
         self.best = None if monitor is None else Best(monitor, mode=mode)
         self.signals = SignalWatch()
-        self.brings = (CrashReport(folder),)
         self.writer = StateWriter()
         self._saved_at, self._saved_step, self._due = 0.0, 0, False
         self._poll = ""
         self._soundness, self._ruined = Soundness(), False
+        self.brings = (CrashReport(folder), self._soundness)
 
     def folder(self, learn: LearnerLike) -> Path:
         """Where the checkpoints of this learner's run are."""
@@ -134,13 +134,8 @@ class Checkpoint(Callback):
         if self.best is not None:
             self.best = Best(self.best.monitor, mode=self.best.mode)
         self._saved_at, self._saved_step, self._due = time.monotonic(), learn.step, False
-        self._soundness.begin()
         self._ruined = False
         self.signals.start()
-
-    def before_epoch(self, learn: LearnerLike) -> None:
-        """Note, once a fit, which weights are not finite by design; what is resumed has been put back by now."""
-        self._soundness.note_start(learn.model)
 
     def after_batch(self, learn: LearnerLike) -> None:
         """Save in mid-epoch, where that is due."""

@@ -22,8 +22,7 @@ from .state_files import load_state
 
 __all__ = ["CrashReport", "load_crash"]
 
-_BATCH_POINTS = {name: point.event for name, point in POINTS.items() if point.event and point.scope is Scope.BATCH}
-_BATCH_EVENTS = {event.name for event in _BATCH_POINTS.values()}
+_BATCH_EVENTS = {point.event.name for point in POINTS.values() if point.event and point.scope is Scope.BATCH}
 
 
 class CrashReport(Callback):
@@ -43,7 +42,7 @@ class CrashReport(Callback):
     'runs/mlp'
     """
 
-    order = -100
+    order = -1_000_000  # before all that may raise in the batch
 
     def __init__(self, folder: str | Path | None = None):
         self.folder = folder

@@ -62,16 +62,12 @@ class EarlyStopping(Callback):
         self._weights: dict[str, Any] | None = None
         self._best_epoch = 0
         self._soundness = Soundness()
+        self.brings = (self._soundness,)
 
     def before_fit(self, learn: LearnerLike) -> None:
         """Look whether there will be such a value, and begin anew."""
         check_monitor(self.monitor, learn.monitors)
         self.load_state_dict({"best": self._fresh, "best_epoch": 0, "weights": None})
-        self._soundness.begin()
-
-    def before_epoch(self, learn: LearnerLike) -> None:
-        """Note, once a fit, which weights are not finite by design."""
-        self._soundness.note_start(learn.model)
 
     def after_validate(self, learn: LearnerLike) -> None:
         """Compare this epoch's value with the best; keep its weights or count it as bad."""

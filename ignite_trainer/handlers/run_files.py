@@ -60,13 +60,13 @@ class RunFiles(Callback):
         self.folder, self.best, self.job = folder, Best(monitor, mode=mode), job
         self._fresh = self.best.state_dict()
         self._soundness = Soundness()
+        self.brings = (self._soundness,)
 
     def before_fit(self, learn: LearnerLike) -> None:
         """Make the folder, write the values."""
         import yaml
 
         refuse_unsavable(learn.model)
-        self._soundness.begin()
         self._folder, self._failed = Path(self.folder or learn.folder), set[str]()
         if learn.validates:
             check_monitor(self.best.monitor, learn.monitors)
@@ -77,10 +77,6 @@ class RunFiles(Callback):
         values = run_config(learn) if self.job is None else {"job": self.job, **run_config(learn)}
         text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
         self._write("config.yaml", lambda path: path.write_text(text, encoding="utf-8"))
-
-    def before_epoch(self, learn: LearnerLike) -> None:
-        """Note, once a fit, which weights are not finite by design."""
-        self._soundness.note_start(learn.model)
 
     def after_validate(self, learn: LearnerLike) -> None:
         """Write the history, and the weights if they are the best."""

@@ -53,18 +53,16 @@ class Schedule(Callback):
             raise ValueError(f"step is 'batch', 'epoch' or 'validate'; got {step!r}")
         self.spec, self.every, self.monitor = scheduler, step, monitor
         self.scheduler: Any = None
-        self.n_steps: int | None = None
         self._laid_out: int | None = None  # over so many of its own steps
-        self._n_epochs = self._steps_before_epoch = 0
+        self._steps_before_epoch = 0
         self._left_out: tuple[float, ...] | None = None  # what the step after the last would have been given
         if step != "batch":
             self._leave_out("after_step")
 
     def before_fit(self, learn: LearnerLike) -> None:
         """Make the scheduler, which at once sets the first rates."""
-        self.n_steps, self._n_epochs = self._steps_of_run(learn), learn.n_epochs
         self._steps_before_epoch, self._left_out = learn.step, None
-        self._laid_out = self.n_steps if self.every == "batch" else learn.n_epochs
+        self._laid_out = self._steps_of_run(learn) if self.every == "batch" else learn.n_epochs
         if learn.n_epochs == 0:  # nothing is trained, and there is nothing to lay out
             self.scheduler = None
             return
@@ -86,7 +84,7 @@ class Schedule(Callback):
     def after_step(self, learn: LearnerLike) -> None:
         """Step the scheduler of steps."""
         if learn.in_fit and self.every == "batch":
-            self._step(last=self.n_steps is not None and learn.step >= self.n_steps)
+            self._step(last=self._laid_out is not None and learn.step >= self._laid_out)
 
     def after_validate(self, learn: LearnerLike) -> None:
         """Step the scheduler of epochs, if the epoch has moved the weights."""
@@ -108,7 +106,6 @@ class Schedule(Callback):
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "steps_before_epoch": self._steps_before_epoch,
             "laid_out": self._laid_out,
-            "n_epochs": self._n_epochs,
             "left_out": self._left_out,
         }
 
@@ -120,7 +117,7 @@ class Schedule(Callback):
         """
         if self.scheduler is None:
             return
-        before = state.get("laid_out", self._laid_out)
+        before = state["laid_out"]
         if isinstance(self.spec, LRSchedule) and before != self._laid_out:
             unit = "steps" if self.every == "batch" else "epochs"
             raise ValueError(
@@ -129,7 +126,7 @@ class Schedule(Callback):
             )
         self.scheduler.load_state_dict(state["scheduler"])
         self._steps_before_epoch = state["steps_before_epoch"]
-        if state.get("left_out") is not None and self._n_epochs > state["n_epochs"]:
+        if state["left_out"] is not None and (self._laid_out or 0) > before:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
                 self._step(*state["left_out"], last=False)  # the optimizer has stepped, before this process began

@@ -7,33 +7,36 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import get_total_norm
 
+from ..callbacks import Callback
+from ..learner_like import LearnerLike
+
 __all__ = ["Soundness", "bad_tensors"]
 
 _COMPRESSED = (torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 
 
-class Soundness:
+class Soundness(Callback):
     """Tells which weights have gone bad in a fit; what was so at its start, a mask of -inf, is so by design.
 
+    Brought along by callbacks that keep weights.
+
     >>> model, soundness = nn.Linear(2, 1), Soundness()
-    >>> soundness.begin()
-    >>> soundness.note_start(model)
     >>> _ = model.bias.data.fill_(float("nan"))
     >>> soundness.first_bad(model)
     'bias'
     """
 
-    def __init__(self) -> None:
-        self.begin()
+    order = 90
+    _from_start: list[str] | None = None
 
-    def begin(self) -> None:
-        """A fit begins, at ``before_fit``: what it goes on from is not in the model yet."""
-        self._from_start: list[str] | None = None
+    def before_fit(self, learn: LearnerLike) -> None:
+        """Begin anew; what a fit goes on from is not in the model yet."""
+        self._from_start = None
 
-    def note_start(self, model: nn.Module) -> None:
-        """An epoch begins: the fit's first is its start."""
+    def before_epoch(self, learn: LearnerLike) -> None:
+        """Note, once a fit, which weights are not finite by design."""
         if self._from_start is None:
-            self._from_start = bad_tensors(model)
+            self._from_start = bad_tensors(learn.model)
 
     def first_bad(self, model: nn.Module) -> str:
         """The first parameter or buffer that has gone bad, by name, else ""; waits for the device."""

@@ -12,6 +12,7 @@ import torch
 
 from ..files import DamagedFile, read_verified, remove_with_sum, write_whole
 from ..loadable import load_plain, refuse_unloadable
+from ..nests import map_leaves
 from ..user_warnings import warn_user
 
 __all__ = ["StateWriter", "load_checkpoint", "load_state", "newest_checkpoint", "newest_first"]
@@ -47,7 +48,7 @@ class StateWriter:
         if not background:
             _write(path, state, keep)
             return
-        state = _copied(state)  # the fit goes on meanwhile
+        state = map_leaves(state, _copied)  # the fit goes on meanwhile
 
         def write() -> None:
             try:
@@ -136,16 +137,5 @@ def _write(path: Path, state: dict[str, Any], keep: int | None) -> None:
 
 
 def _copied(value: Any) -> Any:
-    """The same nest, its tensors copied to the CPU."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        copied: Any = type(value)()
-        for key, part in value.items():  # one by one: a Counter made of pairs counts them
-            copied[key] = _copied(part)
-        if hasattr(value, "_metadata"):  # a state_dict's versions of its modules
-            copied._metadata = copy.deepcopy(value._metadata)
-        return copied
-    if isinstance(value, (list, tuple)):
-        return type(value)(_copied(part) for part in value)
-    return copy.deepcopy(value)
+    """A leaf of a state, a tensor on the CPU."""
+    return value.detach().to("cpu", copy=True) if isinstance(value, torch.Tensor) else copy.deepcopy(value)

@@ -91,9 +91,9 @@ class TensorBoard(Callback):
         enabled = is_main() and not is_over
         self.events = EventFile(self._folder, step=learn.step, enabled=enabled, aside=learn.aside)
         self.validation, self._names, self._shown = None, class_names(learn.train_dl, learn.valid_dl), bool(learn.step)
-        self._read_at, self._parameters = learn.step, list(learn.model.parameters())
+        self._read_at, self._n_samples = learn.step, 0
+        self._began = self._ended = 0.0
         if not learn.step:
-            self._losses, self._norms = [], []
             dashboard.write_start(self.events, learn, run_config(learn), self.hparams)
         self.events.flush()
 

@@ -142,8 +142,8 @@ class ValidationRecord:
             right = log_probs.gather(1, y[:, None])[:, 0]
             self._keep_worst(-right, place, (y, log_probs.argmax(1), right.exp()), images)
         else:
-            errors = (preds - y).abs().flatten(1).mean(1) if y.ndim > 1 else (preds - y).abs()
-            target, predicted = (value.flatten(1).mean(1) if y.ndim > 1 else value for value in (y, preds))
+            values = (preds - y).abs(), y, preds
+            errors, target, predicted = (each.flatten(1).mean(1) if y.ndim > 1 else each for each in values)
             self._keep_worst(errors, place, (target, predicted, errors), images)
         self._n_seen += n_held
 

@@ -207,9 +207,6 @@ class _Noted:
         self.batch_sampler = batch_sampler
         self.batches: list[list[int]] = []
 
-    def __len__(self) -> int:
-        return len(self.batch_sampler)
-
     def __iter__(self) -> Iterator[Any]:
         for indices in self.batch_sampler:
             self.batches.append([*indices])

@@ -14,7 +14,6 @@ from ..epochs import batches_of, rereadable
 from ..learner import Learner
 from ..lr_finder import LRFinder
 from ..overfit_batch import OverfitBatch
-from ..steps import TrainStep
 from ..trial import own_callbacks, trial
 from .data import Reading, in_both
 from .findings import Finding, Inspection, listed
@@ -68,7 +67,7 @@ def check(learn: Learner, *, n_batches: int = 2000) -> Inspection:
     if not is_whole(n_batches) or n_batches < 1:
         raise ValueError(f"n_batches is how many batches are read, at least 1; got {n_batches!r}")
     cbs, refused = own_callbacks(learn)
-    in_place = isinstance(learn.trainer.step, TrainStep)
+    in_place = not learn.has_own_step
     loss = class_loss(learn.loss_func) if in_place else None
     steps = Steps(_N_STEPS, loss)
     train_dl, valid_dl = _First(learn.train_dl, _N_STEPS), None
@@ -141,7 +140,7 @@ def _readings(
 
     def handles_nan(batch: Any) -> bool:
         try:
-            return isinstance(learn.trainer.step, TrainStep) and math.isfinite(twin.evaluate([batch])["loss"])
+            return not learn.has_own_step and math.isfinite(twin.evaluate([batch])["loss"])
         except Exception:  # whatever a loss raises of NaN, which it then does not handle
             return False
 

@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,14 +54,13 @@ class Steps(Callback):
         self.lr: float | None = None
         self.broken = False
         self.n_trained = 0
-        self._bad_labels: list[str] = []
+        self._bad_labels = ""
         self._reached: set[str] = set()
         self._trainable: list[str] = []
         self._frozen: set[str] = set()  # by a callback
         self._modes: dict[str, set[bool]] = defaultdict(set)
         self._affected: list[str] = []
-        self._probabilities: dict[str, bool] = {}
-        self._scores: dict[str, bool] = {}
+        self._wrong_form: dict[str, bool] = {}  # by phase: whether all outputs look like what another loss takes
         self._times: list[tuple[float, float, float]] = []
         self._batch_over = time.perf_counter()
         self._hooks = ExitStack()
@@ -73,7 +73,7 @@ class Steps(Callback):
             for name, module in model.named_modules():
                 if isinstance(module, torch.jit.ScriptModule):  # it takes no hooks
                     continue
-                hook = module.register_forward_pre_hook(lambda *_, name=name: self._see_mode(name, *_))
+                hook = module.register_forward_pre_hook(partial(self._see_mode, name))
                 self._hooks.callback(hook.remove)
                 if _trainable_beside_norms(module):
                     self._affected.append(name)
@@ -133,7 +133,7 @@ class Steps(Callback):
     def findings(self) -> Iterator[Finding]:
         """The facts."""
         if self._bad_labels:
-            yield Finding("labels outside the outputs", self._bad_labels[0], True)
+            yield Finding("labels outside the outputs", self._bad_labels, True)
         if self.broken and not self._trainable:
             yield Finding(
                 "no gradient",
@@ -150,16 +150,15 @@ class Steps(Callback):
                 "the loss depends on (no detach, no argmax before it), or freeze them with requires_grad_(False)",
                 True,
             )
-        phases = [phase for phase, always in self._probabilities.items() if always]
-        if phases:
+        phases = [phase for phase, always in self._wrong_form.items() if always]
+        if phases and self.loss is not None and self.loss.from_logits:
             yield Finding(
                 "softmax",
                 f"cross-entropy takes scores and makes probabilities of them itself; in {' and '.join(phases)} every "
                 f"row of the {self.n_classes} outputs adds to 1 already: leave out the softmax at the model's end",
                 True,
             )
-        phases = [phase for phase, always in self._scores.items() if always]
-        if phases:
+        elif phases:
             yield Finding(
                 "log-softmax",
                 f"NLL takes log-probabilities; in {' and '.join(phases)} no row of the {self.n_classes} outputs is: "
@@ -180,7 +179,7 @@ class Steps(Callback):
                 True,
             )
 
-    def _see_mode(self, name: str, module: nn.Module, *args: Any) -> None:
+    def _see_mode(self, name: str, module: nn.Module, args: Any) -> None:
         if self._learn.engine.training and torch.is_grad_enabled():
             self._modes[name].add(module.training)
 
@@ -193,16 +192,14 @@ class Steps(Callback):
         if not isinstance(y, Tensor) or not engine.running:
             return
         watched = not engine.training or self.n_trained < self.n_watched
-        if loss.from_logits and self.n_classes > 1 and watched:
-            is_softmax = self._probabilities.get(engine.phase, True) and _are_probabilities(output.detach())
-            self._probabilities[engine.phase] = is_softmax
-        if not loss.from_logits and watched:
-            self._scores[engine.phase] = self._scores.get(engine.phase, True) and _are_scores(output.detach())
+        if watched and (self.n_classes > 1 or not loss.from_logits):
+            looks_wrong = _are_probabilities if loss.from_logits else _are_scores
+            self._wrong_form[engine.phase] = self._wrong_form.get(engine.phase, True) and looks_wrong(output.detach())
         bad = outside(y, loss, self.n_classes)
         if bad is not None and bad.any():
             rows = dict.fromkeys(bad.nonzero()[:, 0].tolist())
             where = f"batch {engine.place} of {engine.phase} (rows {listed([str(row) for row in rows])})"
-            self._bad_labels.append(labels_text(self.n_classes, sorted(set(y[bad].tolist())), where))
+            self._bad_labels = labels_text(self.n_classes, sorted(set(y[bad].tolist())), where)
             raise CancelFitException
 
 

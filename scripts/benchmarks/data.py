@@ -9,7 +9,7 @@ from ignite_trainer import SampleLoader, TensorLoader
 
 from . import by_hand
 from .loops import images
-from .timing import compare, in_new_process
+from .timing import compare, in_new_process, megabytes
 
 SIZES = (10**4, 10**5, 10**6, 10**7)
 
@@ -42,15 +42,10 @@ def one_size(n_samples):
     """Go through so many samples of 64 bytes, in batches of 64, shuffled: what it took."""
     data = torch.ones(n_samples, 16)  # zeros would take no memory yet
     next(iter(TensorLoader(torch.zeros(64, 16), batch_size=64, shuffle=True)))
-    before = _megabytes("VmRSS")
+    before = megabytes("VmRSS")
     start = time.process_time()
     for _ in TensorLoader(data, batch_size=64, shuffle=True):
         pass
     seconds = time.process_time() - start
     # VmHWM is the most that the process ever had: the data are in it, made before
-    return [n_samples, 1e6 * seconds / n_samples, 64e-6 * n_samples, _megabytes("VmHWM") - before]
-
-
-def _megabytes(what):
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) * 1024 / 1e6 for line in status if line.startswith(what))
+    return [n_samples, 1e6 * seconds / n_samples, 64e-6 * n_samples, megabytes("VmHWM") - before]

@@ -8,6 +8,8 @@ from torch import nn, optim
 
 from ignite_trainer import Accuracy, Learner
 
+from .timing import megabytes
+
 
 def soak(n_iterations, n_epochs=10):
     """Train and validate on ready batches, the garbage collector off.
@@ -26,7 +28,7 @@ def soak(n_iterations, n_epochs=10):
 
     class Look:
         def after_validate(self, learn):
-            resident.append(_resident_megabytes())
+            resident.append(megabytes("VmRSS"))
 
     learn = Learner(
         model, (loader, loader), nn.CrossEntropyLoss(), 1e-3, [Look()], optim.Adam, metrics=metrics, device="cpu"
@@ -46,8 +48,3 @@ def soak(n_iterations, n_epochs=10):
         gc.enable()
     seconds = time.perf_counter() - start
     return 2 * n * n_epochs, seconds, resident[-1] - resident[0], n_tensors, len(learn.history)
-
-
-def _resident_megabytes():
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) * 1024 / 1e6 for line in status if line.startswith("VmRSS"))

@@ -88,3 +88,9 @@ def in_new_process(module, function, *arguments):
         [sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True, check=True
     )
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def megabytes(what):
+    """Memory of this process: now (VmRSS), or the most that it ever had (VmHWM)."""
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 / 1e6 for line in status if line.startswith(what))
