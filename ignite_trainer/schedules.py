@@ -135,7 +135,7 @@ def build_scheduler(
         n_steps: optimizer steps of the whole run; None if unknown, which only a `LRSchedule` minds.
 
     Raises:
-        ValueError: a `LRSchedule` and an unknown number of steps.
+        ValueError: a `LRSchedule` and an unknown number of steps; a scheduler of another optimizer.
         TypeError: an optimizer without param_groups; anything that gives neither a scheduler nor a factor.
 
     >>> optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
@@ -165,6 +165,11 @@ def build_scheduler(
     except Exception as error:  # whatever lambda step: 0.9**step, or table[step], does to an optimizer
         made = _factor_at_start(schedule, error)
     if isinstance(made, LRScheduler):
+        if getattr(made, "optimizer", optimizer) is not optimizer:
+            raise ValueError(
+                "a schedule moves the rates of the fit's optimizer, with which its function is called; "
+                f"{schedule!r} gave {type(made).__name__} of another: make it of the one that comes"
+            )
         return made
     if not isinstance(made, Real) and not (isinstance(made, Tensor) and made.numel() == 1):
         raise TypeError(

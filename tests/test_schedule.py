@@ -283,6 +283,29 @@ def test_schedules_when_there_are_two_on_an_optimizer_that_is_kept_then_each_fit
     assert rates.seen[:4] == pytest.approx([rate / 100 for rate in starts[0]], rel=1e-12)  # a factor of another rate
 
 
+@pytest.mark.parametrize("step", ["epoch", "batch"])
+def test_scheduler_when_made_before_the_fits_then_goes_on_over_them_as_by_hand(step):
+    data = [blobs(8, seed=seed) for seed in range(3)]
+    model = mlp()
+    opt = optim.SGD(model.parameters(), 0.1)
+    scheduler, rates = lr_scheduler.ExponentialLR(opt, 0.5), Rates()
+    cbs = [rates, Schedule(lambda opt: scheduler, step=step)]
+    learn = Learner(model, (data, None), nn.CrossEntropyLoss(), optimizer=opt, cbs=cbs, device="cpu")
+    for n_epochs in (1, 2, 1):
+        learn.fit(n_epochs)
+    n_steps = [epoch if step == "epoch" else epoch * 3 + batch for epoch in range(4) for batch in range(3)]
+    assert rates.seen == [0.1 * 0.5**n for n in n_steps]
+
+
+def test_scheduler_when_it_is_of_another_optimizer_then_is_refused():
+    model = mlp()
+    other = optim.SGD(model.parameters(), 0.1)
+    cbs = [Schedule(lambda opt: lr_scheduler.ExponentialLR(other, 0.5))]
+    learn = Learner(model, ([blobs(8)], None), nn.CrossEntropyLoss(), 0.1, cbs, device="cpu")
+    with pytest.raises(ValueError, match="gave ExponentialLR of another: make it of the one that comes"):
+        learn.fit(1)
+
+
 def test_schedule_when_the_optimizer_has_no_groups_then_is_refused_with_a_way_out():
     class Both:
         def step(self): ...

@@ -61,12 +61,15 @@ class Schedule(Callback):
 
     def before_fit(self, learn: LearnerLike) -> None:
         """Make the scheduler, which at once sets the first rates."""
+        former, left_out = self.scheduler, self._left_out
         self._steps_before_epoch, self._left_out = learn.step, None
         self._laid_out = self._steps_of_run(learn) if self.every == "batch" else learn.n_epochs
         if learn.n_epochs == 0:  # nothing is trained, and there is nothing to lay out
             self.scheduler = None
             return
         self.scheduler = build_scheduler(self.spec, learn.opt, self._laid_out)
+        if self.scheduler is former and left_out is not None:  # one that is kept over fits goes on
+            self._step(*left_out, last=False)
         if isinstance(self.scheduler, ReduceLROnPlateau) != (self.every == "validate"):
             raise ValueError(
                 "ReduceLROnPlateau is stepped with a monitored value, step='validate', and no other scheduler is; "
@@ -94,7 +97,7 @@ class Schedule(Callback):
             self._step(*value, last=learn.epoch + 1 == learn.n_epochs)
 
     def _step(self, *value: float, last: bool) -> None:
-        """n steps have n rates: none is set after the last, unless a resumed run goes on behind it."""
+        """n steps have n rates: none is set after the last, unless a fit goes on behind it."""
         if last:
             self._left_out = value
         else:
