@@ -6,7 +6,17 @@ from pathlib import Path
 import torch
 from torch import nn, optim
 
-from ignite_trainer import EMA, Callback, Checkpoint, DataLoaders, Learner, NaNGuard, seed_everything
+from ignite_trainer import (
+    EMA,
+    Callback,
+    Checkpoint,
+    DataLoaders,
+    Learner,
+    NaNGuard,
+    RunFiles,
+    TensorBoard,
+    seed_everything,
+)
 from tests.tiny import blobs, dropout_net
 
 DEVICE = "cpu"
@@ -55,6 +65,10 @@ def make(folder, cbs=(), loss_func=None, n=44, **how):
 
 def in_training(folder):
     return make(folder, [Break("after_backward")])
+
+
+def in_training_with_files(folder):
+    return make(folder, [Break("after_backward"), RunFiles(), TensorBoard()])
 
 
 def after_the_step(folder):

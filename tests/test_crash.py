@@ -64,6 +64,30 @@ def test_replay_of_an_error_then_it_comes_again_with_the_same_bits(name, place, 
     assert again == "again: the same error, raised by the same"
 
 
+def test_crash_report_when_a_callback_of_low_order_breaks_a_batch_then_has_that_batch(tmp_path):
+    class Breaks(Callback):
+        order = -200
+
+        def before_batch(self, learn):
+            if learn.iter == 2:
+                self.batch = learn.batch
+                raise ValueError("breaks early")
+
+    learn, breaks = crash_jobs.make(tmp_path)[0], Breaks()
+    learn.cbs.append(breaks)
+    with pytest.raises(ValueError, match="breaks early"):
+        learn.fit(1)
+    x, y = load_crash(tmp_path / "crash.pt")["inputs"]
+    assert torch.equal(x, breaks.batch[0])
+    assert torch.equal(y, breaks.batch[1])
+
+
+def test_replay_of_a_job_with_writers_then_they_are_not_missed(tmp_path):
+    broken("in_training_with_files", tmp_path)
+    words = ["replay", str(tmp_path / "crash.pt"), "tests.crash_jobs:in_training_with_files"]
+    assert main(words) == 0  # that one is missed would be a warning, and so an error
+
+
 def test_crash_report_when_a_callback_evaluates_in_the_batch_that_breaks_then_names_that_batch(tmp_path):
     class Evaluates(Callback):
         def before_batch(self, learn):

@@ -6,7 +6,7 @@ import math
 import multiprocessing
 import pickle
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -1153,6 +1153,11 @@ def test_fit_when_given_a_regression_then_says_what_to_use_instead():
     model, data = nn.Linear(6, 1), [(torch.zeros(4, 6), torch.zeros(4, 1))]
     with pytest.raises(ValueError, match="for a regression use Learner without it"):
         fit(1, model, optim.SGD(model.parameters(), 0.1), nn.MSELoss(), data, data)
+
+
+def test_batch_when_moved_then_a_counter_in_it_holds_what_it_held():
+    moved = on_device({"n": Counter(a=torch.ones(1))}, torch.device("cpu"))
+    assert moved == {"n": Counter(a=torch.ones(1))}
 
 
 def test_loss_over_classes_with_a_forward_of_its_own_then_may_number_them_in_its_own_way():

@@ -235,6 +235,20 @@ def test_tensorboard_when_a_validation_is_cancelled_then_shows_nothing_of_it(tmp
     assert math.isnan(scalars(tmp_path)["loss/valid"][0][1])
 
 
+def test_tensorboard_when_a_phase_is_cancelled_before_it_begins_then_shows_nothing_of_it(tmp_path):
+    class Cancels(Callback):
+        order = -1
+
+        def before_epoch(self, learn):
+            if (learn.epoch, learn.engine.training) in ((0, True), (2, False)):
+                raise CancelEpochException
+
+    learn = learner([Cancels(), TensorBoard(tmp_path)])
+    learn.fit(4)
+    assert all_steps(tmp_path)["text/worst_predictions/text_summary"] == [0, 4, 12]
+    assert math.isnan(learn.history[2]["valid_loss"])
+
+
 def test_tensorboard_when_the_folder_cannot_be_made_then_warns_once_and_training_goes_on(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     plain = learner([], torch.manual_seed(0) and mlp())

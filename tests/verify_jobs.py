@@ -87,7 +87,17 @@ def never_steps(model, optimizer, loss_fn, train_dl, valid_dl, epochs):
     return None
 
 
+class Versioned(nn.Sequential):
+    """Its state has a part that is no tensor."""
+
+    def get_extra_state(self):
+        return {"version": 1}
+
+    def set_extra_state(self, state):
+        assert state == {"version": 1}
+
+
 def job():
     """What the loops train."""
     dls = DataLoaders.from_tensors(blobs(40, seed=1), blobs(16, seed=2), 8)
-    return dropout_net(), lambda parameters: optim.Adam(parameters, 0.01), nn.CrossEntropyLoss(), *dls, 2
+    return Versioned(*dropout_net()), lambda parameters: optim.Adam(parameters, 0.01), nn.CrossEntropyLoss(), *dls, 2

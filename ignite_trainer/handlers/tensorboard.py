@@ -93,6 +93,7 @@ class TensorBoard(Callback):
         self.validation, self._names, self._shown = None, class_names(learn.train_dl, learn.valid_dl), bool(learn.step)
         self._read_at, self._n_samples = learn.step, 0
         self._began = self._ended = 0.0
+        self._written: ValidationRecord | None = None  # of an epoch whose validation is cancelled there may be none
         if not learn.step:
             dashboard.write_start(self.events, learn, run_config(learn), self.hparams)
         self.events.flush()
@@ -153,8 +154,9 @@ class TensorBoard(Callback):
         if n_samples and self._ended > self._began:
             scalars["time/samples_per_second"] = n_samples / (self._ended - self._began)
         self.events.add_scalars(scalars, learn.step)
-        if self.validation is not None and self.validation.finished:
+        if self.validation is not None and self.validation.finished and self.validation is not self._written:
             dashboard.write_validation(self.events, self.validation, self._names, learn.step)
+            self._written = self.validation
         if self.histograms:
             dashboard.write_histograms(self.events, learn.model, learn.step)
         self.events.flush()
