@@ -339,8 +339,8 @@ class CancellableEngine(Engine):
         """Skip what was asked for by ``request``, raised at an event of ``scope``; re-raise it where none catches."""
         if not scope <= request.scope <= self.widest:
             if hasattr(request, "add_note"):  # Python 3.11
-                what = request.scope.name.lower()
-                request.add_note(f"{type(request).__name__} leaves a {what}; it was raised where none is running")
+                what = "an epoch" if request.scope is Scope.EPOCH else f"a {request.scope.name.lower()}"
+                request.add_note(f"{type(request).__name__} leaves {what}; it was raised where none is running")
             raise request
         self.cancelled, self._request = request.scope, request
         if self.ranks is not None and self.running and request.scope > Scope.BATCH:

@@ -31,8 +31,8 @@ def create_trainer(
     """An engine that trains a model, for people with Ignite handlers of their own and no learner.
 
     Like ``ignite.engine.create_supervised_trainer``, but its handlers may cancel, ``TrainEvents`` are fired, steps over
-    several batches (``accumulate``) are exact, and the model is put into training mode once an epoch.
-    ``state.output`` is the detached loss.
+    several batches (``accumulate``) are exact, and the model is put into training mode where it is not in it: at an
+    epoch's start, and after an evaluation within one. ``state.output`` is the detached loss.
 
     Args:
         model: moved to ``device``.
@@ -101,4 +101,11 @@ def _create_engine(loop: Loop, step: Step, device: Any, *, training: bool) -> Ca
         loop.model.to(device)
     engine = loop.engine = CancellableEngine(step, loop, training=training)
     engine.add_event_handler(Events.EPOCH_STARTED, always(lambda: loop.model.train(training)))
+    if training:
+
+        def train_again() -> None:
+            if not loop.model.training:
+                loop.model.train()
+
+        engine.add_event_handler(Events.ITERATION_STARTED, always(train_again))
     return engine

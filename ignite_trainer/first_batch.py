@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +14,7 @@ from .events import TrainEvents
 from .learner_like import LearnerLike
 from .loss_size import ignored_label, kind_of
 from .metrics import Accuracy, BatchMean
+from .repeatable import repeatable
 from .rng import rng_kept
 from .steps import TrainStep
 from .user_warnings import warn_user
@@ -85,9 +84,8 @@ class FirstBatchChecks:
                     f"them out with metrics={{{name!r}: Accuracy(ignore_index={ignored})}}"
                 )
             if isinstance(metric, BatchMean) and _may_broadcast(preds, y):
-                try:
-                    function = copy.deepcopy(metric.function)  # it may count its calls
-                except (TypeError, RuntimeError, pickle.PicklingError):  # it holds a lock, a file, a graph of gradients
+                function = repeatable(metric.function)
+                if function is None:
                     continue
                 with rng_kept():
                     value = torch.as_tensor(function(preds, y))
@@ -160,17 +158,20 @@ def check_loss(loss: Any) -> None:
 def check_broadcast(loss_func: Any, preds: Any, y: Any, loss: Tensor, phase: str, called: str = "the loss") -> None:
     """Refuse a user's own loss, or a metric, that has broadcast predictions and targets, all against all.
 
-    To see that, a copy of it is given the predictions in the shape of the targets: a loss that aligns the two itself
-    gives the same value then, or fails.
+    To see that, it is given the predictions in the shape of the targets: a loss that aligns the two itself gives the
+    same value then, or fails. One that might notice that it is called is left alone.
 
     Raises:
         ValueError: it gives another value.
     """
     if not isinstance(preds, Tensor) or not isinstance(y, Tensor) or not _may_broadcast(preds, y):
         return
+    function = repeatable(loss_func)
+    if function is None:
+        return
     try:
         with torch.no_grad(), rng_kept():
-            aligned = torch.as_tensor(copy.deepcopy(loss_func)(preds.detach().reshape(y.shape), y))
+            aligned = torch.as_tensor(function(preds.detach().reshape(y.shape), y))
     except Exception:  # whatever a loss raises where it is given another shape than it is made for
         return
     if not aligned.ndim and not loss.ndim and not torch.isclose(aligned, loss.detach(), equal_nan=True):
@@ -229,14 +230,14 @@ def _is_elementwise(loss_func: Any) -> bool:
 
 
 def _may_broadcast(preds: Tensor, y: Tensor) -> bool:
-    """Whether the shapes differ, with as many elements, and broadcast: fine for a loss that aligns them itself."""
+    """Whether shapes of as many elements broadcast to one of more: fine for a loss that aligns them itself."""
     if preds.shape == y.shape or preds.numel() != y.numel() or preds.numel() < 2:
         return False
     try:
-        torch.broadcast_shapes(preds.shape, y.shape)  # type: ignore[no-untyped-call]
+        shape: torch.Size = torch.broadcast_shapes(preds.shape, y.shape)  # type: ignore[no-untyped-call]
     except RuntimeError:  # the loss says so itself
         return False
-    return True
+    return shape.numel() > preds.numel()
 
 
 def _broadcasts(preds: Tensor, y: Tensor, phase: str, called: str = "the loss") -> ValueError:

@@ -15,7 +15,7 @@ from .epochs import pair_of_loaders
 from .gradients import GradientWindow
 from .loss_size import LossSize, loss_size_of
 from .metrics import Loss
-from .optim import OptimizerOptions, check_rate, check_step, check_tensors, plain_rate, warn_of_untrained
+from .optim import OptimizerOptions, check_step, check_tensors, plain_rate, warn_of_untrained
 from .steps import TrainStep
 
 __all__ = ["LearnerParts"]
@@ -177,7 +177,7 @@ class LearnerParts:
         check_parts(self.model, self.loss_func, made, self.cbs, call="Learner(...)", own_step=self.has_own_step)
         self._check_opt_func(made)
         if given is None:
-            check_rate(self.lr)
+            self.optimizer_options.check_rate(self.lr)
         elif self.lr is not None or self.opt_func is not self._opt_func_given:
             name = "lr" if self.lr is not None else "opt_func"
             raise ValueError(

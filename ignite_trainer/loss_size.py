@@ -109,7 +109,8 @@ def ignored_label(loss_func: Any) -> int | None:
 def first_dimension(preds: Any, y: Any) -> int:
     """How many samples a batch has: the first dimension of y, or of the first tensor in it that has one.
 
-    A list of dicts has one a sample, as in detection. Where there is no such thing in y, preds is looked at likewise.
+    A list of dicts has one a sample, as in detection, and so has a list of tensors of several lengths, or of as many as
+    there are predictions. Where there is no such thing in y, preds is looked at likewise.
 
     Raises:
         TypeError: nothing in either tells.
@@ -119,20 +120,25 @@ def first_dimension(preds: Any, y: Any) -> int:
     """
     if isinstance(y, Tensor):
         return y.shape[0] if y.ndim else 1
-    for nest in (y, preds):
-        n = _length_in(nest)
-        if n is not None:
-            return n
+    n_preds = _length_in(preds, None)
+    n = _length_in(y, n_preds)
+    n = n_preds if n is None else n
+    if n is not None:
+        return n
     raise TypeError(
         f"the samples of a batch are counted by a tensor in y or preds; got a {type(y).__name__} and a "
         f"{type(preds).__name__} without one: give Learner(loss_size=lambda preds, y: ...)"
     )
 
 
-def _length_in(nest: Any) -> int | None:
+def _length_in(nest: Any, n_preds: int | None) -> int | None:
     if isinstance(nest, Tensor):
         return nest.shape[0] if nest.ndim else None
     if isinstance(nest, (list, tuple)) and nest and isinstance(nest[0], dict):
         return len(nest)
     parts = nest.values() if isinstance(nest, dict) else nest if isinstance(nest, (list, tuple)) else ()
-    return next((n for n in map(_length_in, parts) if n is not None), None)
+    lengths = [n for n in (_length_in(part, n_preds) for part in parts) if n is not None]
+    of_tensors = isinstance(nest, list) and len(lengths) == len(nest) and all(isinstance(part, Tensor) for part in nest)
+    if of_tensors and lengths and lengths[0] != n_preds and (len(nest) == n_preds or len(set(lengths)) > 1):
+        return len(nest)  # a tensor for each sample, such as its boxes
+    return lengths[0] if lengths else None

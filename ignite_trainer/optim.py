@@ -184,11 +184,8 @@ class OptimizerOptions:
             raise TypeError(
                 f"optimizer is an instance; got the class {optimizer.__name__}: give it as opt_func, with lr"
             )
-        check_rate(lr)
         if optimizer is not None and not (hasattr(optimizer, "step") and hasattr(optimizer, "zero_grad")):
             raise TypeError(f"optimizer has step and zero_grad, as torch.optim.SGD; got a {type(optimizer).__name__}")
-        if optimizer is None and lr is None and param_groups is None:
-            raise ValueError("a Learner needs lr, for opt_func, or optimizer, an instance; got neither")
         if optimizer is not None and lr is not None:
             raise ValueError("a Learner needs lr, for opt_func, or optimizer, an instance; got both")
         if optimizer is not None and param_groups is not None:
@@ -196,6 +193,13 @@ class OptimizerOptions:
         if isinstance(param_groups, Iterator):
             param_groups = list(param_groups)  # each fit reads them
         self.optimizer, self.param_groups = optimizer, param_groups
+        self.check_rate(lr)
+
+    def check_rate(self, lr: Any) -> None:
+        """Refuse that there is none, at the start or since it was assigned."""
+        check_rate(lr)
+        if self.optimizer is None and lr is None and self.param_groups is None:
+            raise ValueError("a Learner needs lr, for opt_func, or optimizer, an instance; got neither")
 
     def make(self, model: nn.Module, opt_func: Callable[..., Any], lr: Any) -> Any:
         """The optimizer of a fit: the instance, or ``opt_func(parameters, lr)``; a tensor as the rate is copied.

@@ -236,3 +236,12 @@ def test_folder_when_the_runs_cannot_be_made_then_naming_it_says_nothing(tmp_pat
     learn = seeded_learner()
     assert learn.folder.parent.name == "runs"
     learn.fit(1)
+
+
+def test_lr_when_none_is_assigned_then_the_fit_is_refused_as_a_learner_without_would_be():
+    learn = seeded_learner([])
+    learn.fit(1)
+    former, learn.lr = learn.opt, None
+    with pytest.raises(ValueError, match="a Learner needs lr, for opt_func, or optimizer, an instance; got neither"):
+        learn.fit(1)
+    assert learn.opt is former

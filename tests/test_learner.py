@@ -8,6 +8,7 @@ import pickle
 import warnings
 from collections import Counter, defaultdict
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -1158,6 +1159,41 @@ def test_fit_when_given_a_regression_then_says_what_to_use_instead():
 def test_batch_when_moved_then_a_counter_in_it_holds_what_it_held():
     moved = on_device({"n": Counter(a=torch.ones(1))}, torch.device("cpu"))
     assert moved == {"n": Counter(a=torch.ones(1))}
+
+
+N_CALLS = []
+
+
+def counted_loss(preds, y):
+    N_CALLS.append(1)
+    return nn.functional.mse_loss(preds.squeeze(1), y)
+
+
+def annealed(owner):
+    def loss(preds, y):
+        owner.n += 1
+        return nn.functional.huber_loss(preds.squeeze(1), y, delta=1 / owner.n)
+
+    return loss
+
+
+def test_loss_that_would_notice_a_call_then_is_called_by_the_loop_alone():
+    x = torch.randn(12, 6)
+    data = [(x, x[:, 0])] * 2
+    N_CALLS.clear()
+    learner(data, None, nn.Linear(6, 1), counted_loss).fit(2)
+    assert len(N_CALLS) == 4
+    owner, seen = SimpleNamespace(n=0), []
+    metrics = {"mean": lambda preds, y: (seen.append(preds), preds.mean())[1]}
+    learner(data, data, nn.Linear(6, 1), annealed(owner), metrics=metrics).fit(1)
+    assert (owner.n, len(seen)) == (4, 2)
+
+
+def test_loss_that_adds_nothing_by_broadcasting_then_is_torchs_to_warn_of():
+    x = torch.randn(5, 6)
+    model = nn.Sequential(nn.Linear(6, 1), nn.Flatten(0), nn.Unflatten(0, (1, 5)))
+    with pytest.warns(UserWarning, match="different to the input size"):
+        learner([(x, x[:, 0])], None, model, nn.MSELoss()).fit(1)
 
 
 def test_loss_over_classes_with_a_forward_of_its_own_then_may_number_them_in_its_own_way():

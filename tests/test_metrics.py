@@ -288,6 +288,26 @@ def test_mean_on_a_device_when_the_memory_of_a_loss_is_used_again_then_holds_wha
     assert loss.compute() == 3
 
 
+BOXES = [torch.zeros(n, 4) for n in (3, 1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("preds", "y", "n"),
+    [
+        (torch.zeros(3, 2), BOXES, 3),
+        (None, BOXES, 3),
+        ({"scores": torch.zeros(3, 2)}, {"boxes": BOXES}, 3),
+        (torch.zeros(2, 2), [torch.zeros(5, 4)] * 2, 2),  # by chance as many in each
+        (torch.zeros(5, 2), [torch.zeros(5), torch.zeros(5, 4)], 5),  # two targets, as DataLoader collates them
+        (torch.zeros(5, 2), [torch.zeros(5), torch.zeros(9, 4)], 5),
+        (None, [torch.zeros(5), torch.zeros(5)], 5),
+        (None, (torch.zeros(5), torch.zeros(9)), 5),
+    ],
+)
+def test_samples_when_y_is_a_list_of_tensors_then_are_those_that_there_are_predictions_of(preds, y, n):
+    assert first_dimension(preds, y) == n
+
+
 class Focal(nn.CrossEntropyLoss):
     """The mean over the samples, whatever they weigh."""
 

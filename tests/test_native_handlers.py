@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Events, create_supervised_evaluator
 from ignite.handlers import EarlyStopping, ProgressBar, Timer
 from ignite.metrics import Accuracy, ConfusionMatrix, Loss
 from torch import nn, optim
@@ -19,7 +19,7 @@ from ignite_trainer import (
     create_evaluator,
     create_trainer,
 )
-from tests.tiny import blobs, dropout_net, mlp, same_state
+from tests.tiny import blobs, dropout_net, mlp, ready, same_state
 
 
 def batches(n=100, size=10, seed=0):
@@ -176,6 +176,17 @@ def test_terminate_epoch_when_called_by_a_handler_then_the_epoch_is_validated_on
     learn.trainer.add_event_handler(TrainEvents.VALIDATED, lambda: seen.append(("validated", learn.step)))
     learn.fit(2)
     assert seen == [("epoch", 1), ("validated", 3), ("epoch", 2), ("validated", 13)]
+
+
+@pytest.mark.parametrize("of_ignite", [False, True])
+def test_create_trainer_when_a_handler_evaluates_within_an_epoch_then_trains_in_training_mode(of_ignite):
+    model, data, modes = dropout_net(), ready(), []
+    trainer = create_trainer(model, optim.SGD(model.parameters(), 0.1), nn.CrossEntropyLoss())
+    evaluator = create_supervised_evaluator(model) if of_ignite else create_evaluator(model, nn.CrossEntropyLoss())
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(every=2), lambda: evaluator.run(data))
+    trainer.add_event_handler(Events.ITERATION_STARTED, lambda: modes.append([part.training for part in model]))
+    trainer.run(data, max_epochs=2)
+    assert modes == [[True] * len(model)] * 8
 
 
 def test_create_trainer_and_evaluator_when_used_as_raw_ignite_then_equal_the_learner():
