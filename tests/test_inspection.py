@@ -49,6 +49,14 @@ def test_check_when_nothing_is_to_be_trained_then_says_so():
     assert text.startswith("a training step moves parameters that have requires_grad; the model has none: thaw those")
 
 
+def test_check_when_thousands_of_labels_have_no_output_then_all_are_counted():
+    x, y = torch.randn(2032, 6), torch.zeros(2032, dtype=torch.int64)
+    y[32:] = 7
+    train = list(zip(x.split(16), y.split(16), strict=True))
+    text = facts(learner(mlp(), (train, None)))["labels outside the outputs"]
+    assert "and 1995 more" in text
+
+
 def test_check_when_a_callback_holds_a_layer_then_it_is_the_models():
     model = mlp()
 

@@ -21,7 +21,7 @@ def main(args: Sequence[str] | None = None) -> int:
         args: words of the command line; None: those of this process.
 
     Returns:
-        The exit code: 0 done, 1 a check that does not hold, 2 a user's mistake, 130 interrupted.
+        The exit code: 0 done; 1 a check does not hold, or a run is broken; 2 a user's mistake; 130 interrupted.
 
     Raises:
         SystemExit: 75, a run was stopped by a signal and can be resumed; tyro's 0 after help and 2 after a wrong flag.

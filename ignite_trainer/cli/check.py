@@ -28,12 +28,14 @@ Or, for a Learner of your own: ignite-trainer check my_job:make
 
 Facts are certainly wrong: labels outside the outputs, NaN in the data, the
   same image in training and validation, a parameter that gets no gradient,
-  softmax before cross-entropy, a model left in eval mode. With --augment the
-  same image is found only where images are in memory, not in files.
+  softmax before cross-entropy, NLL without log-softmax, a model left in eval
+  mode. With --augment the same image is found only where images are in
+  memory, not in files.
 
 Hints may be wrong: the loss at the start far from ln(classes), unscaled
-  inputs, constant labels, one batch that cannot be overfitted, a learning
-  rate that the finder would not choose.
+  inputs, constant labels, a parameter that the optimizer does not have, one
+  batch that cannot be overfitted, a learning rate that the finder would not
+  choose.
 
 It trains a few steps and reads the data once, and keeps nothing of that.
 

@@ -8,7 +8,7 @@ from ..arguments import is_number, is_whole
 
 __all__ = ["Best", "BestState", "check_monitor", "direction_of", "mode_for"]
 
-LOWER_IS_BETTER = ("loss", "error", "mse", "mae", "perplexity", "msle")  # anywhere in a name
+LOWER_IS_BETTER = ("loss", "error", "mse", "mae", "msle", "perplexity")  # anywhere in a name
 LOWER_AS_WORDS = frozenset(
     [
         *("bce", "bpc", "brier", "ce", "cer", "chamfer", "cost", "crps", "deviance", "distance", "divergence", "ece"),
@@ -59,9 +59,9 @@ def direction_of(monitor: str) -> Literal["min", "max"] | None:
     """The direction in which a value of this name gets better, where the name tells.
 
     Args:
-        monitor: a key of a history row. "min" if it has loss, error, mse, mae or perplexity in it, or one of the words
-            between its underscores is wer, nll or another of ``LOWER_AS_WORDS``; "max" if one is accuracy, auc or
-            another of ``HIGHER_AS_WORDS``.
+        monitor: a key of a history row. "min" if it has loss, error or another of ``LOWER_IS_BETTER`` in it, or one of
+            the words between its underscores is wer, nll or another of ``LOWER_AS_WORDS``; "max" if one is accuracy,
+            auc or another of ``HIGHER_AS_WORDS``.
 
     >>> direction_of("valid_loss"), direction_of("valid_wer"), direction_of("valid_accuracy"), direction_of("valid_x")
     ('min', 'min', 'max', None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from typing import Any
 
@@ -22,7 +22,6 @@ from .steps import labels_text, outside
 __all__ = ["Reading", "in_both"]
 
 _BATCHES_FOR_SCALE = 50
-_KEPT = 1000  # samples that are remembered, of each kind
 
 
 class Reading:
@@ -58,7 +57,8 @@ class Reading:
         self.numbered = True
         self.digests: list[tuple[bytes, int]] = []
         self._nan: dict[str, list[int]] = {}
-        self._labels: list[tuple[int, int]] = []
+        self._outside: dict[int, None] = {}  # samples with a label that has no output
+        self._outside_labels: set[int] = set()
         self._lowest, self._highest = math.inf, -math.inf
         self._scales: dict[str, list[float]] = {}
         self._handles_nan, self._nan_expected = handles_nan, False
@@ -80,10 +80,10 @@ class Reading:
                 f"({self._named(samples)}): leave these samples out, or fill them",
                 True,
             )
-        if self._labels and self.n_classes is not None:
-            values = sorted({value for _, value in self._labels})
-            where = f"the {self.phase} data ({self._named([sample for sample, _ in self._labels])})"
-            yield Finding("labels outside the outputs", labels_text(self.n_classes, values, where), True)
+        if self._outside and self.n_classes is not None:
+            where = f"the {self.phase} data ({self._named(self._outside)})"
+            text = labels_text(self.n_classes, sorted(self._outside_labels), where)
+            yield Finding("labels outside the outputs", text, True)
         if self.phase == "training":
             yield from self._hints()
 
@@ -128,7 +128,7 @@ class Reading:
         bad = tensor.isnan()
         if not bad.any():
             return
-        if not self._nan and not self._labels and self._handles_nan(batch):
+        if not self._nan and not self._outside and self._handles_nan(batch):
             self._nan_expected = True
             return
         rows = bad.flatten(1).any(1) if bad.ndim > 1 else bad.view(-1)
@@ -145,17 +145,18 @@ class Reading:
 
     def _see_labels(self, y: Tensor, samples: list[int]) -> None:
         if self.loss is not None and not y.is_floating_point():
-            if self.n_classes is not None and len(self._labels) < _KEPT:
+            if self.n_classes is not None:
                 bad = outside(y, self.loss, self.n_classes)
                 if bad is not None and bad.any():
                     places = bad.nonzero()[:, 0].tolist() if y.ndim else [0]
-                    self._labels += zip([samples[place] for place in places], y[bad].tolist(), strict=True)
+                    self._outside.update((samples[place], None) for place in places)
+                    self._outside_labels.update(y[bad].tolist())
             y = y[y != self.loss.ignore_index]
         if y.numel() and not y.is_complex():
             self._lowest = min(self._lowest, float(y.min()))
             self._highest = max(self._highest, float(y.max()))
 
-    def _named(self, samples: list[int]) -> str:
+    def _named(self, samples: Iterable[int]) -> str:
         names = listed([str(sample) for sample in dict.fromkeys(samples)])
         return f"samples {names}" if self.numbered else f"samples {names} in the loader's order"
 

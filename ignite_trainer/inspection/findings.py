@@ -82,8 +82,5 @@ def listed(things: list[str], most: int = 5) -> str:
 
 def _seconds(seconds: float) -> str:
     """Three digits that count: 1.23, 0.0123, 0.0000123."""
-    return f"{seconds:.{max(0, 2 - _magnitude(seconds))}f}"
-
-
-def _magnitude(value: float) -> int:
-    return int(f"{value:.2e}".partition("e")[2])
+    magnitude = int(f"{seconds:.2e}".partition("e")[2])
+    return f"{seconds:.{max(0, 2 - magnitude)}f}"
