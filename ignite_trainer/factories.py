@@ -9,9 +9,11 @@ import torch
 from ignite.engine import Events
 from torch import nn
 
+from .arguments import check_parts
 from .engines import CancellableEngine, always
 from .gradients import check_gradient_options, window_for
 from .loss_size import loss_size_of
+from .optim import check_optimizer
 from .steps import EvalStep, Loop, Prepare, Step, TrainStep, autocast_for, preparation
 
 __all__ = ["create_evaluator", "create_trainer"]
@@ -42,6 +44,9 @@ def create_trainer(
         prepare_batch: a batch of the loader → ``(x, y)``; None: it is that pair.
         precision, accumulate, clip_norm: as for ``Learner``.
 
+    Raises:
+        TypeError: a part that is a class, or stands in another's place.
+
     Warns:
         UserWarning: a loss that sums over the batch.
 
@@ -50,6 +55,8 @@ def create_trainer(
     >>> trainer.run([(torch.ones(4, 2), torch.ones(4, 1))] * 3, max_epochs=2).iteration
     6
     """
+    check_parts(model, loss_fn, None, [], call="create_trainer(model, optimizer, loss_fn)")
+    check_optimizer(optimizer, "make one of it, optim.SGD(model.parameters(), lr=0.1)")
     check_gradient_options(accumulate, clip_norm)
     place = _device_of(model, device)
     window = window_for(place, loss_size_of(loss_fn), precision=precision, accumulate=accumulate, clip_norm=clip_norm)
@@ -74,12 +81,16 @@ def create_evaluator(
         prepare_batch: a batch of the loader → ``(x, y)``; None: it is that pair.
         precision: as for ``Learner``.
 
+    Raises:
+        TypeError: a part that is a class, or stands in another's place.
+
     >>> from ignite.metrics import MeanSquaredError
     >>> evaluator = create_evaluator(nn.Identity(), nn.MSELoss())
     >>> MeanSquaredError().attach(evaluator, "mse")
     >>> evaluator.run([(torch.zeros(4, 1), torch.ones(4, 1))]).metrics["mse"]
     1.0
     """
+    check_parts(model, loss_fn, None, [], call="create_evaluator(model, loss_fn)")
     autocast = autocast_for(precision, _device_of(model, device))
     step = EvalStep(_preparation(device, prepare_batch), autocast)
     return _create_engine(Loop(model, loss_fn), step, device, training=False)

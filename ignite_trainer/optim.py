@@ -14,6 +14,7 @@ from .user_warnings import warn_user
 __all__ = [
     "OptimizerOptions",
     "begin_at_rates_set_since",
+    "check_optimizer",
     "check_rate",
     "check_step",
     "check_tensors",
@@ -134,6 +135,22 @@ def begin_at_rates_set_since(optimizer: Any, rates_left: list[float]) -> None:
             group.pop("initial_lr", None)
 
 
+def check_optimizer(optimizer: Any, way_out: str) -> None:
+    """Refuse what is no optimizer.
+
+    Args:
+        optimizer: an instance.
+        way_out: for a class.
+
+    Raises:
+        TypeError: a class, or something without ``step`` and ``zero_grad``.
+    """
+    if isinstance(optimizer, type):
+        raise TypeError(f"optimizer is an instance; got the class {optimizer.__name__}: {way_out}")
+    if not (hasattr(optimizer, "step") and hasattr(optimizer, "zero_grad")):
+        raise TypeError(f"optimizer has step and zero_grad, as torch.optim.SGD; got a {type(optimizer).__name__}")
+
+
 def check_tensors(optimizer: Any, model: nn.Module) -> None:
     """Refuse an optimizer that moves other tensors than the model's.
 
@@ -180,12 +197,8 @@ class OptimizerOptions:
     """
 
     def __init__(self, optimizer: Any, lr: float | None, param_groups: Any):
-        if isinstance(optimizer, type):
-            raise TypeError(
-                f"optimizer is an instance; got the class {optimizer.__name__}: give it as opt_func, with lr"
-            )
-        if optimizer is not None and not (hasattr(optimizer, "step") and hasattr(optimizer, "zero_grad")):
-            raise TypeError(f"optimizer has step and zero_grad, as torch.optim.SGD; got a {type(optimizer).__name__}")
+        if optimizer is not None:
+            check_optimizer(optimizer, "give it as opt_func, with lr")
         if optimizer is not None and lr is not None:
             raise ValueError("a Learner needs lr, for opt_func, or optimizer, an instance; got both")
         if optimizer is not None and param_groups is not None:

@@ -178,6 +178,22 @@ def test_terminate_epoch_when_called_by_a_handler_then_the_epoch_is_validated_on
     assert seen == [("epoch", 1), ("validated", 3), ("epoch", 2), ("validated", 13)]
 
 
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda model, opt: create_trainer(model, optim.SGD, nn.MSELoss()), "got the class SGD: make one of it"),
+        (lambda model, opt: create_trainer(model, nn.MSELoss(), opt), "loss_func is called with .* got a SGD"),
+        (lambda model, opt: create_trainer(opt, model, nn.MSELoss()), "model is an nn.Module, as in create_trainer"),
+        (lambda model, opt: create_trainer(model, opt, nn.MSELoss), "got the class MSELoss: make an instance of it"),
+        (lambda model, opt: create_evaluator(model, nn.MSELoss), "as in create_evaluator.*; got the class MSELoss"),
+    ],
+)
+def test_create_trainer_when_a_part_is_none_then_says_which(make, text):
+    model = mlp()
+    with pytest.raises(TypeError, match=text):
+        make(model, optim.SGD(model.parameters(), 0.1))
+
+
 @pytest.mark.parametrize("of_ignite", [False, True])
 def test_create_trainer_when_a_handler_evaluates_within_an_epoch_then_trains_in_training_mode(of_ignite):
     model, data, modes = dropout_net(), ready(), []
