@@ -59,11 +59,18 @@ class FirstBatchChecks:
             return
         learn, (preds, y) = self.learn, (self.learn.preds, self.learn.batch[1])
         counted = any(type(metric) is Accuracy for metric in learn.metrics.values())
-        if counted and not isinstance(preds, Tensor) and not engine.training and not self._may_be_replaced(engine):
-            raise TypeError(
-                f"accuracy compares scores, a tensor (N, classes); the model gives a {type(preds).__name__}: give a "
-                "function (preds, y) as the metric, which takes the scores out"
-            )
+        if counted and not engine.training and not self._may_be_replaced(engine):
+            way_out = "give a function (preds, y) as the metric, which takes the"
+            if not isinstance(preds, Tensor):
+                raise TypeError(
+                    f"accuracy compares scores, a tensor (N, classes); the model gives a {type(preds).__name__}: "
+                    f"{way_out} scores out"
+                )
+            if not isinstance(y, Tensor):
+                raise TypeError(
+                    f"accuracy compares scores with class numbers, a tensor (N,); y is a {type(y).__name__}: "
+                    f"{way_out} labels out"
+                )
         if not isinstance(preds, Tensor) or not isinstance(y, Tensor):
             return
         check_predictions(learn.loss_func, preds, y, engine.phase)

@@ -146,9 +146,10 @@ def _attach_metric(engine: Engine, name: str, metric: Metric) -> None:
             value = engine.state.metrics[name]
             if not isinstance(value, Real):
                 shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
+                by_itself = ", or attach it with attach(learn.evaluator, name)" if is_foreign(metric) else ""
                 raise TypeError(
                     f"a metric is one number an epoch; {name!r} computed a {type(value).__name__}{shape}: have it "
-                    "averaged, give a metric for each number, or attach it with attach(learn.evaluator, name)"
+                    f"averaged, give a metric for each number{by_itself}"
                 )
             if hasattr(value, "item"):  # NumPy's: the history and checkpoints are plain data
                 engine.state.metrics[name] = value.item()

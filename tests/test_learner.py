@@ -1369,6 +1369,13 @@ def test_accuracy_when_it_does_not_fit_the_predictions_then_says_what_would():
         Accuracy.check(torch.zeros(4, 6, 5), torch.zeros(4, 6, dtype=torch.int64))
 
 
+def test_accuracy_when_y_is_a_pair_then_says_so_before_it_is_validated():
+    x, y = blobs(12)
+    data, loss = [(x, (y, y))], lambda preds, y: nn.functional.cross_entropy(preds, y[0])
+    with pytest.raises(TypeError, match=r"class numbers, a tensor \(N,\); y is a tuple: give a function"):
+        learner(data, data, mlp(), loss, metrics={"accuracy": accuracy}).evaluate()
+
+
 def test_predict_when_rows_are_of_several_shapes_then_says_so():
     data = [(torch.zeros(2, n), torch.zeros(2)) for n in (3, 4)]
     learn = learner(model=nn.Sequential(nn.Identity(), nn.ReLU()), train=data, loss_func=nn.MSELoss())
