@@ -105,7 +105,7 @@ def test_progress_in_a_pipe_then_writes_a_line_an_epoch_and_no_bar(capsys):
 def test_progress_when_evaluated_outside_a_fit_then_its_bar_is_closed(capsys):
     progress = Progress(bar=True)
     learner([progress]).evaluate()
-    assert progress._bar is None
+    assert progress._bars == {}
     assert "evaluation:" in capsys.readouterr().err
 
 
@@ -119,7 +119,27 @@ def test_progress_when_asked_for_a_bar_then_shows_and_closes_it_even_after_an_ex
     with pytest.raises(KeyError):
         learner([progress, Fail()]).fit(2)
     assert "Epoch 1/2 training:   0%|          | 0/4" in capsys.readouterr().err
-    assert progress._bar is None
+    assert progress._bars == {}
+
+
+def test_progress_when_a_callback_evaluates_within_an_epoch_then_the_bar_of_the_epoch_goes_on(capsys):
+    progress, moved = Progress(bar=True), []
+
+    class Evaluates(Callback):
+        order = 99
+
+        def after_batch(self, learn):
+            if learn.engine.training:
+                moved.append(progress._bars["training"].n)
+                learn.evaluate()
+
+    learner([progress, Evaluates()]).fit(1)
+    assert moved == [1, 2, 3, 4]
+    assert progress._bars == {}
+    shown = capsys.readouterr().err
+    assert "Epoch 1/1 training:" in shown
+    assert "Epoch 1/1 validation:" in shown
+    assert "evaluation:" in shown
 
 
 def test_progress_when_a_fit_is_stopped_then_says_why(capsys):

@@ -39,15 +39,15 @@ class Progress(Callback):
 
     def __init__(self, *, bar: bool | None = None, file: TextIO | None = None):
         self._file = file
-        self._bar: Any = None
+        self._bars: dict[str, Any] = {}  # by phase: a callback may evaluate within a training epoch
         in_terminal = sys.stderr is not None and sys.stderr.isatty()  # a daemon may have none
         self._shows_bar = bool(bar or (bar is None and (in_terminal or "ipykernel" in sys.modules)))
         if not self._shows_bar:
             self._leave_out("before_epoch", "after_batch", "after_epoch")
 
     def after_validate(self, learn: LearnerLike) -> None:
-        """Close the bar, write the epoch's line."""
-        self._close()
+        """Close the bars, write the epoch's line."""
+        self._close(*self._bars)
         if not is_main():
             return
         row = learn.history[-1]
@@ -59,8 +59,8 @@ class Progress(Callback):
         print(", ".join(parts), file=self._file or sys.stdout, flush=True)
 
     def cleanup_fit(self, learn: LearnerLike, error: BaseException | None) -> None:
-        """Close the bar, whatever happened; say why the fit ended early, if it did."""
-        self._close()
+        """Close the bars, whatever happened; say why the fit ended early, if it did."""
+        self._close(*self._bars)
         if learn.stop_reason and is_main():
             print(learn.stop_reason, file=self._file or sys.stdout, flush=True)
 
@@ -68,28 +68,34 @@ class Progress(Callback):
         """Open the bar of a phase."""
         from tqdm.auto import tqdm
 
-        self._close()
+        phase, training = learn.engine.phase, learn.engine.training
+        in_epoch = learn.in_fit and (training or learn.validating)
+        self._close(*(self._bars if in_epoch else [phase]))
         if not is_main() or not self._shows_bar:
             return
         try:
             total = loader_length(learn.dl)
         except TypeError:
             total = None
-        phase = learn.engine.phase
-        outside = "training" if learn.engine.training else "evaluation"
-        what = f"Epoch {learn.epoch + 1}/{learn.n_epochs} {phase}" if learn.in_fit else outside
-        self._bar = tqdm(total=total, desc=what, leave=False, unit="batch")
+        what = (
+            f"Epoch {learn.epoch + 1}/{learn.n_epochs} {phase}"
+            if in_epoch
+            else "training"
+            if training
+            else "evaluation"
+        )
+        self._bars[phase] = tqdm(total=total, desc=what, leave=False, unit="batch")
 
     def after_batch(self, learn: LearnerLike) -> None:
         """Move the bar on."""
-        if self._bar is not None:
-            self._bar.update()
+        if learn.engine.phase in self._bars:
+            self._bars[learn.engine.phase].update()
 
     def after_epoch(self, learn: LearnerLike) -> None:
         """Close the bar; an evaluation outside a fit has no later point."""
-        self._close()
+        self._close(learn.engine.phase)
 
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+    def _close(self, *phases: str) -> None:
+        for phase in phases:
+            if phase in self._bars:
+                self._bars.pop(phase).close()
