@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from torch import nn, optim
+from torch.nn.utils.rnn import pack_sequence
 
 from ignite_trainer import (
     EMA,
@@ -69,6 +70,22 @@ def in_training(folder):
 
 def in_training_with_files(folder):
     return make(folder, [Break("after_backward"), RunFiles(), TensorBoard()])
+
+
+def in_a_packed_batch(folder):
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+
+        def forward(self, x):
+            if x.data.shape == (4, 2):
+                raise ValueError("no outputs for these")
+            return self.layer(x.data)
+
+    batches = [(pack_sequence([torch.ones(n, 2)]), torch.zeros(n, dtype=torch.int64)) for n in (2, 3, 4)]
+    cbs = [Checkpoint()]
+    return Learner(Last(), (batches, None), nn.CrossEntropyLoss(), 0.1, cbs, device=DEVICE, folder=folder), 1
 
 
 def after_the_step(folder):

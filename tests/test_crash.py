@@ -82,6 +82,14 @@ def test_crash_report_when_a_callback_of_low_order_breaks_a_batch_then_has_that_
     assert torch.equal(y, breaks.batch[1])
 
 
+def test_replay_of_a_batch_of_a_kind_that_a_report_cannot_keep_then_says_so(tmp_path, capsys):
+    broken("in_a_packed_batch", tmp_path)
+    assert main(["replay", str(tmp_path / "crash.pt"), "tests.crash_jobs:in_a_packed_batch"]) == 1
+    out = capsys.readouterr().out
+    assert "a report keeps plain data: of PackedSequence in the batch it has the contents alone" in out
+    assert "again: another error came: AttributeError" in out
+
+
 def test_replay_of_a_job_with_writers_then_they_are_not_missed(tmp_path):
     broken("in_training_with_files", tmp_path)
     words = ["replay", str(tmp_path / "crash.pt"), "tests.crash_jobs:in_training_with_files"]

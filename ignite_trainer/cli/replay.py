@@ -67,6 +67,9 @@ def _described(report: dict[str, Any]) -> Iterator[str]:
         yield "the metric begins with this batch: what it had added up before is not in the report"
     if report["samples"] is not None:
         yield f"samples {_numbers(report['samples'])}"
+    if report["changed_kinds"]:
+        kinds = ", ".join(report["changed_kinds"])
+        yield f"a report keeps plain data: of {kinds} in the batch it has the contents alone"
     bad = report["first_bad"]
     if bad is not None and bad["samples"] is not None and bad["batch"] != report["batch"]:
         yield f"samples of the first batch that was not finite, {bad['batch']}: {_numbers(bad['samples'])}"

@@ -33,7 +33,8 @@ class CrashReport(Callback):
     they were when the batch began. Python's and NumPy's are those at the failure, as it would take too long to note
     them for each batch. The weights are those before the batch's step, unless ``step_taken``. After a forward pass,
     batch norm's statistics include this batch already. Gradients of an open window, and what a metric has added up, are
-    not kept. Of several ranks the one that failed writes its share, rank 1 as ``crash-rank1.pt``.
+    not kept, nor are kinds of the batch's parts that are no tensors, tuples, lists, dicts, numbers or strings: the
+    contents are. Of several ranks the one that failed writes its share, rank 1 as ``crash-rank1.pt``.
 
     Args:
         folder: of the run; None: ``learn.folder``.
@@ -97,7 +98,7 @@ def load_crash(path: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is damaged, or something else.
     """
-    return load_state(Path(path), "crash report", "crash 1", "take crash.pt of the run")
+    return load_state(Path(path), "crash report", "crash 2", "take crash.pt of the run")
 
 
 def event_of(raised_by: str) -> str:
@@ -137,14 +138,17 @@ def _report(
     state["rng"]["torch"] = generator
     if on_device is not None:
         state["rng"]["cuda"][learn.device.index or 0] = on_device
+    changed = set[str]()
+    inputs = _plain(batch, changed)
     found = next((cb.found for cb in learn.cbs if isinstance(cb, NaNGuard) and cb.found is not None), None)
     return {
-        "format": "crash 1",
+        "format": "crash 2",
         "phase": engine.phase,
         "epoch": learn.epoch,
         "batch": engine.place,
         "samples": _samples(learn, engine.place, training=engine.training),
-        "inputs": _plain(batch),
+        "inputs": inputs,
+        "changed_kinds": sorted(changed),
         "step_taken": learn.step > step,
         "error": {
             "type": "" if error is None else type(error).__name__,
@@ -173,15 +177,24 @@ def _samples(learn: LearnerLike, batch: int, *, training: bool) -> list[int] | N
     return samples
 
 
-def _plain(value: Any) -> Any:
-    """The same nest of tensors, numbers and strings, for ``weights_only`` loading; anything else as its text."""
+def _plain(value: Any, changed: set[str]) -> Any:
+    """The same nest of tensors, numbers and strings, for ``weights_only`` loading; anything else as its text.
+
+    Args:
+        value: a batch, or a part of it.
+        changed: gets the names of the kinds that are another kind in the result.
+    """
     if isinstance(value, Tensor):
         return value.detach().cpu().as_subclass(Tensor)
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(value) if value.dtype.kind in "biuf" else repr(value)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        return torch.from_numpy(value)
+    if type(value) in (int, float, bool, str, bytes, type(None)):
+        return value
+    if type(value) not in (dict, list, tuple):
+        changed.add(type(value).__name__)
     if isinstance(value, dict):
-        return {_plain(key): _plain(part) for key, part in value.items()}
+        return {_plain(key, changed): _plain(part, changed) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        parts = [_plain(part) for part in value]
+        parts = [_plain(part, changed) for part in value]
         return tuple(parts) if isinstance(value, tuple) else parts
-    return value if type(value) in (int, float, bool, str, bytes, type(None)) else repr(value)
+    return repr(value)
