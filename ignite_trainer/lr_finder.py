@@ -11,7 +11,7 @@ from .callbacks import Callback
 from .epochs import rereadable
 from .events import CancelFitException
 from .learner import Learner
-from .trial import ratios, set_lr, trial
+from .trial import check_learner, ratios, set_lr, trial
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,7 +72,7 @@ class LRFinder:
 
     Raises:
         ValueError: the rates do not grow, too few steps; in ``run``, an optimizer without ``param_groups``.
-        TypeError: in ``run``, a loader that can be read only once.
+        TypeError: no learner; in ``run``, a loader that can be read only once.
         RuntimeError: in ``run``, a fit is running.
 
     Source: Smith, Cyclical Learning Rates (2015), the range test; fastai's lr_find for the bounds and the end.
@@ -95,6 +95,7 @@ class LRFinder:
         n_steps: int = 100,
         cbs: Iterable[Any] = (),
     ):
+        check_learner(learn, "LRFinder")
         if not 0 < start_lr < end_lr:
             raise ValueError(f"the rates grow from start_lr, above 0, to end_lr; got {start_lr!r} and {end_lr!r}")
         if not is_whole(n_steps) or n_steps < 10:

@@ -13,7 +13,7 @@ from .callbacks import Callback
 from .epochs import first_batch
 from .learner import Learner
 from .nests import map_leaves
-from .trial import ratios, set_lr, trial
+from .trial import check_learner, ratios, set_lr, trial
 
 __all__ = ["OverfitBatch", "OverfitLosses"]
 
@@ -52,7 +52,7 @@ class OverfitBatch:
 
     Raises:
         ValueError: ``n_steps`` < 1; in ``run``, what ``fit`` says of a batch that does not fit.
-        TypeError: in ``run``, a loader that can be read only once.
+        TypeError: no learner; in ``run``, a loader that can be read only once.
         RuntimeError: in ``run``, a fit is running.
 
     Source: Karpathy, A Recipe for Training Neural Networks (2019).
@@ -74,6 +74,7 @@ class OverfitBatch:
         lr: float | None = None,
         cbs: Iterable[Any] = (),
     ):
+        check_learner(learn, "OverfitBatch")
         if not is_whole(n_steps) or n_steps < 1:
             raise ValueError(f"n_steps is the number of optimizer steps, at least 1; got {n_steps!r}")
         self.learn, self.n_steps, self.batch, self.lr, self.cbs = learn, n_steps, batch, lr, list(cbs)

@@ -26,7 +26,17 @@ from .optim import rates_of
 from .resume import streams_kept
 from .steps import TrainStep
 
-__all__ = ["Memory", "everything_kept", "own_callbacks", "ratios", "set_lr", "trial"]
+__all__ = ["Memory", "check_learner", "everything_kept", "own_callbacks", "ratios", "set_lr", "trial"]
+
+
+def check_learner(learn: Any, name: str) -> None:
+    """Refuse what is no learner; ``name``: of who tries it.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(learn, Learner):
+        raise TypeError(f"{name} looks at a Learner; got a {type(learn).__name__}: make one of it")
 
 
 @contextmanager

@@ -29,6 +29,8 @@ from ignite_trainer import (
     Checkpoint,
     EarlyStopping,
     Learner,
+    LRFinder,
+    OverfitBatch,
     Schedule,
     TensorLoader,
     TimeLimit,
@@ -686,6 +688,8 @@ REFUSED = {
         TypeError,
         "^check looks at a Learner; got a Sequential",
     ),
+    "rates of a model": (lambda: LRFinder(mlp()), TypeError, "^LRFinder looks at a Learner; got a Sequential"),
+    "one batch of a model": (lambda: OverfitBatch(mlp()), TypeError, "^OverfitBatch looks at a Learner; got a"),
     "metric without a return": (
         lambda: learner(metrics={"none": lambda preds, y: None}).evaluate(batches()),
         TypeError,

@@ -14,7 +14,7 @@ from ..epochs import batches_of, rereadable
 from ..learner import Learner
 from ..lr_finder import LRFinder
 from ..overfit_batch import OverfitBatch
-from ..trial import own_callbacks, trial
+from ..trial import check_learner, own_callbacks, trial
 from .data import Reading, in_both
 from .findings import Finding, Inspection, listed
 from .losses import ClassLoss, class_loss
@@ -62,8 +62,7 @@ def check(learn: Learner, *, n_batches: int = 2000) -> Inspection:
     labels are class numbers from 0 to 2 for a model of 3 outputs; got 3 in the training data (samples 2, 5, 10, 13, 18
     and 3 more in the loader's order): number the classes from 0, or give the model more outputs
     """
-    if not isinstance(learn, Learner):
-        raise TypeError(f"check looks at a Learner; got a {type(learn).__name__}: make one of it")
+    check_learner(learn, "check")
     if not is_whole(n_batches) or n_batches < 1:
         raise ValueError(f"n_batches is how many batches are read, at least 1; got {n_batches!r}")
     cbs, refused = own_callbacks(learn)
