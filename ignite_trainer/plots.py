@@ -85,7 +85,10 @@ def _picture(image: Any) -> NDArray[Any]:
     if getattr(image, "mode", None) in _NO_GREY_NOR_RGB:
         way = "RGBA" if image.mode in ("P", "PA") else "RGB"  # Pillow warns where a palette has transparent colours
         image = image.convert(way).convert("RGB")
-    array = image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
+    if isinstance(image, Tensor):
+        image = image.detach().cpu()
+        image = image.float() if image.is_floating_point() else image  # NumPy has no bfloat16
+    array = np.asarray(image)
     if array.ndim == 3 and array.shape[0] in (1, 3):
         array = array.transpose(1, 2, 0)
     if array.ndim == 3 and array.shape[2] == 1:

@@ -33,6 +33,8 @@ def summarize(model: nn.Module, x: Any) -> str:
     rows: list[tuple[str, str, str, int]] = []
     hooks, seen = [], set[nn.Module]()
     for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):  # it takes no hooks: the total alone is told
+            continue
         is_leaf = next(module.children(), None) is None
         has_own = next(module.parameters(recurse=False), None) is not None
         if is_leaf or has_own:

@@ -419,6 +419,12 @@ def test_summary_when_asked_for_then_lists_the_layers_and_changes_nothing():
     assert all(not module._forward_hooks for module in model.modules())
 
 
+def test_summary_when_a_part_is_scripted_then_counts_it_in_the_total_alone():
+    model = nn.Sequential(torch.jit.script(nn.Linear(6, 16)), nn.Linear(16, 3))
+    lines = learner([], model).summary(torch.zeros(5, 6)).splitlines()
+    assert lines[1:] == ["1      Linear  (5, 3)          51", "total 163 parameters, 163 trainable"]
+
+
 @pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
 def test_summary_when_a_layer_has_no_shape_yet_then_shows_it_and_leaves_it_so():
     model = nn.Sequential(nn.LazyLinear(16), nn.LazyBatchNorm1d(), nn.Linear(16, 3))

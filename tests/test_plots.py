@@ -38,6 +38,12 @@ def test_images_of_every_mode_are_shown_in_their_colours(mode):
     assert np.abs(np.asarray(shown_as[0, 0], int) - np.asarray(colour)[0, 0]).max() <= 3
 
 
+def test_images_of_any_float_are_shown_alike():
+    image = torch.arange(16).view(4, 4) / 16
+    shown = [show_images([image.to(dtype)]).axes[0].images[0].get_array() for dtype in (torch.bfloat16, torch.float64)]
+    assert (shown[0] == shown[1]).all()
+
+
 def test_titles_with_dollars_are_shown_as_they_are(tmp_path):
     show_images(torch.rand(2, 4, 4), ["$x_$ and $", "a$\\frac$"]).savefig(tmp_path / "images.png")
     report([{"epoch": 0, "valid_$\\frac$": 0.9}], {"$_$": np.zeros((4, 4, 3), dtype=np.uint8)}).savefig(
