@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_sequence
 from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 
 from ignite_trainer import Callback, DataLoaders, Learner, SampleLoader, TensorLoader, accuracy, check, seed_everything
@@ -55,6 +56,20 @@ def test_check_when_thousands_of_labels_have_no_output_then_all_are_counted():
     train = list(zip(x.split(16), y.split(16), strict=True))
     text = facts(learner(mlp(), (train, None)))["labels outside the outputs"]
     assert "and 1995 more" in text
+
+
+def test_check_when_sequences_are_packed_then_counts_them_and_not_their_steps():
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.LSTM(2, 3, batch_first=True)
+
+        def forward(self, x):
+            return self.net(x)[1][0][0]
+
+    train = [(pack_sequence([torch.randn(4, 2), torch.randn(3, 2)]), torch.zeros(2, dtype=torch.int64))] * 5
+    found = hints(Learner(Last(), (train, None), nn.CrossEntropyLoss(), 0.1, device="cpu"))
+    assert "all of 10 training samples have 0" in found["constant labels"]
 
 
 def test_check_when_a_callback_holds_a_layer_then_it_is_the_models():

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ..data import OrderedLoader
 from ..epochs import batches_of, rereadable
+from ..loss_size import first_dimension
 from ..nests import tensors_in
 from .findings import Finding, listed
 from .losses import ClassLoss
@@ -109,7 +110,10 @@ class Reading:
     def _see(self, batch: Any, prepare: Callable[[Any], tuple[Any, Any]], samples: list[int] | None) -> None:
         x, y = prepare(batch)
         tensors = [(path, tensor) for name, part in (("x", x), ("y", y)) for path, tensor in tensors_in(part, name)]
-        n = next((len(tensor) for _, tensor in tensors if tensor.ndim), 1)
+        try:
+            n = first_dimension(x, y)
+        except TypeError:  # nothing in either tells
+            n = 1
         if samples is None or len(samples) != n:
             self.numbered, samples = False, list(range(self.n_samples, self.n_samples + n))
         self.n_samples, self.n_read = self.n_samples + n, self.n_read + 1
