@@ -42,9 +42,10 @@ def check_state(learn: LearnerLike, state: dict[str, Any], path: Any) -> None:
     ):
         for key in sorted(saved):
             if saved[key] != current.get(key):
+                or_none = ", or no __len__ where it changes from epoch to epoch" if key == "length" else ""
                 raise ValueError(
                     f"{path} was saved with {key} {saved[key]!r}, the {what} has {current.get(key)!r} now: the same is "
-                    "needed to resume"
+                    f"needed to resume{or_none}"
                 )
     for part, ours in (("model", learn.model.state_dict()), ("loss", loss_state(learn))):
         shapes, saved_shapes = shapes_of(ours), shapes_of(state[part])

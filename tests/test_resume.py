@@ -107,6 +107,37 @@ def slower(folder):
     return learn
 
 
+class Curriculum(Callback):
+    """A loader that gives more batches in each epoch, as a callback tells it to."""
+
+    def __init__(self):
+        self.n = 0
+
+    def before_epoch(self, learn):
+        self.n = learn.epoch + 2
+
+    def __iter__(self):
+        x, y = blobs(40)
+        return iter(list(zip(x.split(8), y.split(8), strict=True))[: self.n])
+
+
+def test_resume_when_the_loader_has_more_batches_in_each_epoch_and_no_length_then_ends_with_the_same_bits(tmp_path):
+    def grown(folder):
+        curriculum = Curriculum()
+        learn = plain(folder, cbs=[curriculum])
+        learn.dls = curriculum, None
+        return learn
+
+    whole = grown(tmp_path / "whole")
+    whole.fit(3)
+    expected = end_of(whole)
+    grown(tmp_path / "run").fit(2)
+    again = grown(tmp_path / "run")
+    again.fit(3, resume=True)
+    assert again.step == 2 + 3 + 4
+    assert equal(end_of(again), expected)
+
+
 def test_resume_with_more_epochs_then_goes_on_from_the_end_as_if_they_had_been_asked_for(tmp_path):
     whole = plain(tmp_path / "whole")
     whole.fit(5)
@@ -155,7 +186,10 @@ CHANGED = {
         "saved with generators 0, the training loader has 1 now",
     ),
     "rate": (lambda folder: slower(folder), "was saved with lr 0.1, the option has 0.01 now"),
-    "data length": (lambda folder: plain(folder, n=41), "was saved with length 5, the training loader has 6 now"),
+    "data length": (
+        lambda folder: plain(folder, n=41),
+        "was saved with length 5, the training loader has 6 now: the same is needed to resume, or no __len__ where it",
+    ),
     "batch size": (lambda folder: plain(folder, n=80, batch_size=16), "saved with batch_size 8, .* has 16 now"),
     "shapes": (
         lambda folder: plain(folder, model=nn.Linear(6, 3)),
