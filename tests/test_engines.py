@@ -11,7 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 from ignite.engine.events import CallableEventWithFilter
 from ignite.metrics import Accuracy
-from torch import nn
+from torch import nn, optim
 
 import ignite_trainer
 from ignite_trainer import (
@@ -334,7 +334,8 @@ def test_loader_when_its_epoch_is_cut_then_is_let_go_of_at_once_as_by_a_break():
 
 
 def test_create_trainer_and_evaluator_when_given_a_device_then_move_the_model_and_else_leave_it():
-    for create in (lambda model, **how: create_trainer(model, None, nn.MSELoss(), **how), bare_evaluator):
+    opt = optim.SGD([torch.zeros(1)], 0.1)
+    for create in (lambda model, **how: create_trainer(model, opt, nn.MSELoss(), **how), bare_evaluator):
         assert create(nn.Linear(1, 1), device="meta").loop.model.weight.is_meta
         assert create(nn.Linear(1, 1, device="meta")).loop.model.weight.is_meta
 

@@ -260,7 +260,7 @@ def test_gradient_option_when_it_makes_no_sense_then_is_refused(what):
     with pytest.raises(ValueError, match=text):
         Learner(mlp(), (batches(), None), nn.CrossEntropyLoss(), 0.1, device="cpu", **how)
     with pytest.raises(ValueError, match=text):
-        create_trainer(mlp(), None, nn.CrossEntropyLoss(), **how)
+        create_trainer(mlp(), optim.SGD([torch.zeros(1)], 0.1), nn.CrossEntropyLoss(), **how)
 
 
 def test_param_groups_when_an_optimizer_is_given_too_then_are_refused():

@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from torch import nn
+from torch import nn, optim
 
 from ignite_trainer import Callback, Learner, accuracy, create_trainer, param_groups
 from tests.tiny import own_step
@@ -57,7 +57,7 @@ def assign(**values):
     "warn",
     [
         lambda: learner(nn.MSELoss(reduction="sum")),
-        lambda: create_trainer(nn.Linear(2, 1), None, nn.MSELoss(reduction="sum")),
+        lambda: create_trainer(nn.Linear(2, 1), optim.SGD([torch.zeros(1)], 0.1), nn.MSELoss(reduction="sum")),
         lambda: assign(loss_func=nn.MSELoss(reduction="sum")),
         lambda: learner(WithWeight()),
         lambda: assign(loss_func=WithWeight()),
