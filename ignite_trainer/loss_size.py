@@ -58,7 +58,7 @@ def loss_size_of(loss_func: Any) -> LossSize:
             return first_dimension(preds, y)
         n: int = y.numel()
         ignore: int = numbers["ignore_index"]
-        weight: Tensor | None = tensors["weight"]
+        weight: Tensor | None = tensors["weight"] if "weight" in tensors else loss_func.weight  # noqa: SIM401  slow
         if n <= FEW and y.dtype is torch.int64 and weight is None and y.is_cpu and y.ndim == 1:
             return n - y.tolist().count(ignore)
         if y.dtype.is_floating_point:  # class probabilities: the loss divides by the number of distributions

@@ -337,10 +337,11 @@ def test_size_when_weights_or_the_ignored_label_are_set_later_then_is_by_those(n
     assert size(preds, y) == n
     loss_func.ignore_index = 1
     assert size(preds, y) == (y != 1).sum()
-    loss_func.weight = torch.tensor([1.0, 5.0, 20.0])
-    loss = nn.CrossEntropyLoss(loss_func.weight, ignore_index=1, reduction="sum")(preds, y)
-    # a sum divided by the size is the mean, up to float rounding
-    torch.testing.assert_close(loss / size(preds, y), loss_func(preds, y))
+    for weight in (torch.tensor([1.0, 5.0, 20.0]), nn.Parameter(torch.tensor([3.0, 5.0, 7.0]), False)):
+        loss_func.weight = weight
+        loss = nn.CrossEntropyLoss(weight.detach(), ignore_index=1, reduction="sum")(preds, y)
+        # a sum divided by the size is the mean, up to float rounding
+        torch.testing.assert_close(loss / size(preds, y), loss_func(preds, y))
 
 
 class Operations(TorchDispatchMode):
