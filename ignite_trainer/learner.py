@@ -245,10 +245,11 @@ class Learner(LearnerParts):
         if self.valid_dl is not None:
             check_loader(self.valid_dl, n_epochs, "validation")
         self._check_assigned()
+        self._check_group()
         former, self.opt = self.opt, self._make_optimizer()
         try:
             if self.ranks is not None:
-                self.ranks.begin_fit(n_epochs)
+                self.ranks.begin_fit(n_epochs, resumes=resume is not False)
             state = self._resumption.find(resume)
         except BaseException:
             self.opt = former  # a fit that is refused leaves it as it was
@@ -487,11 +488,20 @@ class Learner(LearnerParts):
         Raises:
             RuntimeError: one does not, as it has no sample of the batch or has cancelled it.
         """
+        self._check_group()
         ranks = self.ranks
         if ranks is not None and self.in_fit and not self.evaluator.running and not ranks.together(self.trainer):
             raise RuntimeError(
                 f"every rank comes to {call}; one has no sample of this batch, or has cancelled it: call it in "
                 "after_step, after_epoch or after_validate"
+            )
+
+    def _check_group(self) -> None:
+        world = 1 if self.ranks is None else self.ranks.world
+        if world_size() != world:
+            raise RuntimeError(
+                f"a Learner runs with the processes that are there when it is made; it was made for {world}, and there "
+                f"are {world_size()} now: make it after init_process_group, and use it before destroy_process_group"
             )
 
     def share_model(self) -> None:

@@ -23,6 +23,7 @@ from ignite.metrics.regression.geometric_mean_relative_absolute_error import Geo
 from torch import Tensor
 
 from .distributed import sum_float64
+from .engines import CancellableEngine, always
 from .means import Ratio
 from .metrics import Accuracy, BatchMean, Loss, UpdatedMetric, accuracy
 
@@ -108,11 +109,11 @@ def is_foreign(metric: Metric) -> bool:
     return not isinstance(metric, (Ratio, UpdatedMetric))
 
 
-def attach_metrics(engine: Engine, metrics: Mapping[str, Metric], *, several_ranks: bool) -> None:
+def attach_metrics(engine: CancellableEngine, metrics: Mapping[str, Metric], *, several_ranks: bool) -> None:
     """Attach metrics to an engine's epochs; on several ranks those of this package take one reduction together."""
     if several_ranks:
         ours = [metric for metric in metrics.values() if isinstance(metric, Ratio)]
-        engine.add_event_handler(Events.EPOCH_COMPLETED, _share_sums, ours)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, always(_share_sums), ours)  # a cancel may be this rank's alone
     for name, metric in metrics.items():
         _attach_metric(engine, name, metric)
 

@@ -10,6 +10,7 @@ import torch
 from ignite.engine import Events
 from torch import Tensor, nn
 
+from .callbacks import Callback
 from .data import OrderedLoader
 from .distributed import all_objects, of_main, rank, share_tensors, sum_float64, world_size
 from .events import Scope
@@ -133,18 +134,32 @@ class Ranks:
 
     # ---- the same start --------------------------------------------------------------------------------------------
 
-    def begin_fit(self, n_epochs: int) -> None:
+    def begin_fit(self, n_epochs: int, *, resumes: bool) -> None:
         """Look whether all ranks run the same job, and give them the weights and the folder of rank 0.
 
         Raises:
-            ValueError: they differ in epochs, data or the model's shapes; names both.
+            ValueError: they differ in epochs, data, options or the model's shapes; names both.
         """
         learn = self.learn
         self._reset()
+        for cb in learn.cbs:
+            self.polls.update(cb.polls_of_ranks(learn) if hasattr(cb, "polls_of_ranks") else {})
         shapes = {name: str(shape) for name, shape in shapes_of(learn.model.state_dict()).items()}
         loaders = {"training loader": learn.train_dl, "validation loader": learn.valid_dl}
-        ours = [type(cb).__name__ for cb in learn.cbs if type(cb).__module__.startswith(f"{__package__}.")]
-        mine = {"n_epochs": n_epochs, "callbacks of this package": ", ".join(ours), **shapes}
+        frozen = [name for name, parameter in learn.model.named_parameters() if not parameter.requires_grad]
+        mine = {
+            "n_epochs": n_epochs,
+            "resume": resumes,
+            "callbacks of this package": ", ".join(filter(None, map(_kind_of_ours, learn.cbs))),
+            "questions between ranks": ", ".join(self.polls),
+            "metrics": ", ".join(learn.metrics),
+            "loss_func": type(learn.loss_func).__name__,
+            "optimizer": type(learn.opt).__name__,
+            "accumulate": learn.accumulate,
+            "precision": learn.precision,
+            "frozen parameters": ", ".join(frozen),
+            **shapes,
+        }
         mine |= {name: str(loader_identity(loader)) for name, loader in loaders.items()}
         everybodys = all_objects(mine)
         for number, theirs in enumerate(everybodys):
@@ -272,3 +287,11 @@ class Ranks:
                 share_tensors([part], number)
                 result[rows] = part
         return result
+
+
+def _kind_of_ours(cb: Any) -> str:
+    """The callback of this package that one is, or is made of; empty for a user's own."""
+    kinds = [
+        kind for kind in type(cb).__mro__ if kind.__module__.startswith(f"{__package__}.") and kind is not Callback
+    ]
+    return kinds[0].__name__ if kinds else ""

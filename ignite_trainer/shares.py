@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from .data import OrderedLoader
+from .distributed import of_main
 from .epochs import check_loader, loader_length
 
 __all__ = ["Share", "is_filler", "loader_identity", "places_of"]
@@ -50,6 +51,8 @@ class Share:
         if self._order is not None:
             self._former = self._order.rank, self._order.world, self._order.equal_batches
             _set_share(self._order, *self._own)
+            # else a rank that has looked at a batch by itself would go through another epoch than the others
+            self._order.epoch, self._order.batch = of_main((self._order.epoch, self._order.batch))
 
     def __exit__(self, *raised: object) -> None:
         if self._order is not None:

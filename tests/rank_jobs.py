@@ -385,6 +385,11 @@ def refusals():
         "resume": lambda: learner(points(8), cbs=[Checkpoint(RUN)]).fit(1, resume="/nothing/there.pt"),
         "callbacks": lambda: learner(points(8), cbs=[Checkpoint(RUN)] if rank() == 0 else []).fit(1),
         "extra": lambda: learner(points(8), model=WithExtra).fit(1),
+        "accumulate": lambda: learner(points(8), accumulate=1 + rank()).fit(1),
+        "metrics": lambda: learner(points(8), metrics={"a": accuracy} if rank() else {}).fit(1),
+        "resumes": lambda: learner(points(8), cbs=[Checkpoint(RUN)]).fit(1, resume=rank() == 0),
+        "frozen": lambda: learner(points(8), model=lambda: mlp().requires_grad_(rank() == 0)).fit(1),
+        "seconds": lambda: learner(points(8), cbs=[Checkpoint(RUN, every_seconds=9 if rank() else None)]).fit(1),
         "rates": lambda: learner(points(41), cbs=[AtEachBatch(halve_rates)]).fit(2),
         "groups": lambda: learner(points(41), cbs=[AtEachBatch(add_group)]).fit(2),
     }
@@ -671,6 +676,38 @@ def evaluates_where_a_rank_is_not():
     learner(points(41), points(13, 2), cbs=[Evaluate()]).fit(2)
 
 
+def left_at_odd_places():
+    """Fits that the last rank leaves where others go on, and two that begin where rank 0's loaders stand."""
+    ends = {}
+    for point, error, options in (
+        (
+            "after_step",
+            CancelEpochException(),
+            {"accumulate": 3},
+        ),  # in the step of a window that the epoch's end closes
+        ("after_step", CancelFitException(), {"accumulate": 3}),
+        ("before_fit", CancelFitException(), {}),
+    ):
+
+        def leave(learn, error=error):
+            if rank() == world_size() - 1:
+                raise error
+
+        cb = Callback()
+        setattr(cb, point, leave)
+        folder = RUN / f"{point}-{type(error).__name__}"
+        learn = learner(points(8), batch_size=4, cbs=[cb, Checkpoint(folder, every_seconds=60)], **options)
+        learn.fit(2)
+        ends[point, type(error).__name__] = end_of(learn)
+    for who in ("all", "rank 0"):
+        learn = learner(points(40), points(13, 2))
+        if who == "all" or rank() == 0:
+            next(iter(learn.train_dl))
+        learn.fit(1)
+        ends["looked", who] = end_of(learn)
+    return ends
+
+
 def breaks():
     """Raises on rank 1 in the middle of a fit."""
     learn = nasty(RUN, model=mlp, cbs=[Raise("after_loss", RuntimeError("rank 1 has had enough"), on=1)])
@@ -682,7 +719,7 @@ JOBS = {
     for job in (
         *(evaluation, training, endings, endings_on_one, batches_cancelled, batches_cancelled_on_one),
         *(interrupted, interrupted_with_buffers, killed, moved, refusals, others, breaks),
-        *(together, evaluates_where_a_rank_is_not, apart),
+        *(together, evaluates_where_a_rank_is_not, apart, left_at_odd_places),
     )
 }
 

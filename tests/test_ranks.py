@@ -66,6 +66,13 @@ def test_ranks_when_a_fit_is_cancelled_or_stopped_anywhere_then_all_end_as_one_p
     assert not equal(first["weights"], left_out[1, "after_batch"]["weights"])  # there its samples have counted
 
 
+def test_ranks_when_one_leaves_at_an_odd_place_or_looks_at_a_batch_by_itself_then_all_are_alike(tmp_path):
+    first, second = (ranks["left_at_odd_places"] for ranks in run_jobs(["left_at_odd_places"], tmp_path, 2))
+    assert distance(first, second) == 0
+    assert equal(first["looked", "rank 0"], first["looked", "all"])
+    assert first["before_fit", "CancelFitException"]["step"] == 0
+
+
 @pytest.mark.parametrize("n_ranks", [1, 2])
 def test_run_on_ranks_when_stopped_anywhere_and_resumed_then_ends_with_the_same_bits(n_ranks, tmp_path):
     for ranks in run_jobs(["interrupted", "interrupted_with_buffers"], tmp_path, n_ranks):

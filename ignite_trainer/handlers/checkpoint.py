@@ -126,16 +126,19 @@ class Checkpoint(Callback):
         if is_main() and learn.n_epochs:
             self.folder(learn).mkdir(parents=True, exist_ok=True)
             learn.aside.move(self._left_over(learn), self.folder(learn))
-        if learn.ranks is not None:
-            learn.ranks.polls["signal"] = lambda: bool(self.signals.received)
-            if self.every_seconds is not None:
-                self._poll = f"seconds of checkpoint {learn.cbs.index(self)}"  # the same on all ranks
-                learn.ranks.polls[self._poll] = self._has_waited
         if self.best is not None:
             self.best = Best(self.best.monitor, mode=self.best.mode)
         self._saved_at, self._saved_step, self._due = time.monotonic(), learn.step, False
         self._ruined = False
         self.signals.start()
+
+    def polls_of_ranks(self, learn: LearnerLike) -> dict[str, Callable[[], bool]]:
+        """What ranks ask each other at every agreement, the same on all of them."""
+        polls: dict[str, Callable[[], bool]] = {"signal": lambda: bool(self.signals.received)}
+        if self.every_seconds is not None:
+            self._saved_at, self._poll = time.monotonic(), f"seconds of checkpoint {learn.cbs.index(self)}"
+            polls[self._poll] = self._has_waited
+        return polls
 
     def after_batch(self, learn: LearnerLike) -> None:
         """Save in mid-epoch, where that is due."""
