@@ -126,6 +126,28 @@ os.write(1, b"done\\n")
     assert (run.returncode, run.stdout) == (0, "done\n" * 2), run.stderr
 
 
+def test_two_ranks_that_use_a_learner_beyond_their_group_then_are_told(tmp_path):
+    program = """
+from ignite_trainer import Learner, TensorLoader
+
+data = TensorLoader(torch.ones(12, 2), torch.ones(12).long(), batch_size=4)
+learn = Learner(torch.nn.Linear(2, 2), (data, data), torch.nn.CrossEntropyLoss(), 0.1, device="cpu")
+learn.fit(1)
+dist.destroy_process_group()
+for call in (lambda: learn.fit(1), learn.evaluate, lambda: learn.predict(data)):
+    try:
+        call()
+    except RuntimeError as error:
+        text = "a Learner runs with the processes that are there when it is made; it was made for 2, and there are 1"
+        assert str(error).startswith(text), error
+    else:
+        raise AssertionError("it goes on alone")
+os.write(1, b"done\\n")
+"""
+    run = torchrun(START + program, tmp_path)
+    assert (run.returncode, run.stdout) == (0, "done\n" * 2), run.stderr
+
+
 def test_two_ranks_that_write_weights_then_one_writes_and_a_trial_is_refused(tmp_path):
     program = f"""
 from ignite_trainer import Learner, LRFinder, TensorLoader
