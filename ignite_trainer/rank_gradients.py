@@ -35,6 +35,12 @@ class RankWindow(GradientWindow):
         self.ranks, self.weighs = ranks, True
         self.passed = False  # whether this batch's boundary lies behind
 
+    def begin_fit(self) -> None:
+        """As in one process; the scaler has its scale from here on, also where the first batch has no sample."""
+        super().begin_fit()
+        if self.scaler is not None:
+            self.scaler.scale(torch.zeros((), device=self.ranks.learn.device))
+
     def reset(self) -> None:
         """Forget an open window; its gradients are dropped before the next backward."""
         super().reset()

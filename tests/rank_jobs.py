@@ -699,6 +699,9 @@ def left_at_odd_places():
         learn = learner(points(8), batch_size=4, cbs=[cb, Checkpoint(folder, every_seconds=60)], **options)
         learn.fit(2)
         ends[point, type(error).__name__] = end_of(learn)
+    learn = learner(points(1), batch_size=4, precision="fp16")  # of which the last rank has no sample
+    learn.fit(2)
+    ends["no sample", "fp16"] = end_of(learn)
     for who in ("all", "rank 0"):
         learn = learner(points(40), points(13, 2))
         if who == "all" or rank() == 0:
