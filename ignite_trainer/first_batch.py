@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from .callbacks import has_point, in_order
 from .events import TrainEvents
 from .learner_like import LearnerLike
-from .loss_size import ignored_label, kind_of
+from .loss_size import TORCHS_FORWARDS, ignored_label, kind_of
 from .metrics import Accuracy, BatchMean
 from .repeatable import repeatable
 from .rng import rng_kept
@@ -21,7 +21,7 @@ from .user_warnings import warn_user
 
 __all__ = ["FirstBatchChecks", "check_broadcast", "check_loss", "check_predictions"]
 
-_CLASS_LOSSES = (F.cross_entropy, F.nll_loss, nn.CrossEntropyLoss.forward, nn.NLLLoss.forward)
+_CLASS_LOSSES = (F.cross_entropy, F.nll_loss, *TORCHS_FORWARDS)
 _BINARY_LOSSES = (
     *(F.binary_cross_entropy, F.binary_cross_entropy_with_logits),
     *(nn.BCELoss.forward, nn.BCEWithLogitsLoss.forward),

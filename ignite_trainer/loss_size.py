@@ -12,7 +12,17 @@ from torch.nn import functional as F
 
 from .user_warnings import warn_user
 
-__all__ = ["FEW", "LossSize", "Marked", "counted", "first_dimension", "ignored_label", "kind_of", "loss_size_of"]
+__all__ = [
+    "FEW",
+    "TORCHS_FORWARDS",
+    "LossSize",
+    "Marked",
+    "counted",
+    "first_dimension",
+    "ignored_label",
+    "kind_of",
+    "loss_size_of",
+]
 
 
 class Marked(NamedTuple):
@@ -22,6 +32,9 @@ class Marked(NamedTuple):
 
 
 LossSize = Callable[[Any, Any], "int | Tensor | Marked"]
+
+TORCHS_FORWARDS = (nn.CrossEntropyLoss.forward, nn.NLLLoss.forward)
+"""Those of losses over classes; a subclass may have another."""
 
 FEW = 64  # so many numbers on the CPU are looked through faster as a list than as a tensor
 
@@ -94,7 +107,7 @@ def kind_of(loss_func: Any) -> tuple[Any, bool, dict[str, Any]]:
         forward = type(loss_func).forward
         calls_torchs = "forward" in getattr(getattr(forward, "__code__", None), "co_names", ())  # on another shape, say
         of_classes = isinstance(loss_func, (nn.CrossEntropyLoss, nn.NLLLoss)) and (
-            calls_torchs or forward in (nn.CrossEntropyLoss.forward, nn.NLLLoss.forward)
+            calls_torchs or forward in TORCHS_FORWARDS
         )
         return loss_func, of_classes, {name: getattr(loss_func, name) for name in names if hasattr(loss_func, name)}
     return loss_func, loss_func in (F.cross_entropy, F.nll_loss), options

@@ -43,7 +43,7 @@ def _shows_nothing(value: Any, seen: set[int]) -> bool:
         return True
     seen.add(id(value))
     if isinstance(value, FunctionType):
-        if value.__module__.partition(".")[0] == "torch":
+        if str(value.__module__).partition(".")[0] == "torch":
             return True
         codes = list(_codes(value.__code__))
         names = {name for code in codes for name in code.co_names}
@@ -52,7 +52,10 @@ def _shows_nothing(value: Any, seen: set[int]) -> bool:
         if any(_writes_outside(step, value.__code__) for code in codes for step in dis.get_instructions(code)):
             return False
         outside = [value.__globals__[name] for name in names if name in value.__globals__]
-        outside += [cell.cell_contents for cell in value.__closure__ or ()]
+        try:
+            outside += [cell.cell_contents for cell in value.__closure__ or ()]
+        except ValueError:  # one that has nothing in it yet
+            return False
         outside += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
         return all(_shows_nothing(part, seen) for part in outside)
     if isinstance(value, functools.partial):

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
 from ignite_trainer import Callback, DataLoaders, Learner, SampleLoader, TensorLoader, accuracy, check, seed_everything
 from ignite_trainer.inspection import Inspection
 from ignite_trainer.inspection.findings import Finding
+from ignite_trainer.inspection.losses import class_loss
 from ignite_trainer.models import SmallCNN
 from tests.inspection_jobs import GOOD, cut, learner, loaders, pictures, points
 from tests.test_trial import Breaks, all_of, make, same
@@ -56,6 +57,13 @@ def test_check_when_thousands_of_labels_have_no_output_then_all_are_counted():
     train = list(zip(x.split(16), y.split(16), strict=True))
     text = facts(learner(mlp(), (train, None)))["labels outside the outputs"]
     assert "and 1995 more" in text
+
+
+def test_check_when_a_loss_over_classes_is_a_subclass_then_knows_it_by_its_forward():
+    class Named(nn.CrossEntropyLoss):
+        pass
+
+    assert class_loss(Named()) == class_loss(nn.CrossEntropyLoss())
 
 
 def test_check_when_sequences_are_packed_then_counts_them_and_not_their_steps():

@@ -40,6 +40,7 @@ from ignite_trainer import (
     fit,
     seed_everything,
 )
+from ignite_trainer.repeatable import repeatable
 from ignite_trainer.steps import on_device
 from tests.tiny import blobs, dropout_net, hand_fit, mlp, own_step, same_state
 
@@ -1191,6 +1192,19 @@ def test_loss_that_would_notice_a_call_then_is_called_by_the_loop_alone():
     metrics = {"mean": lambda preds, y: (seen.append(preds), preds.mean())[1]}
     learner(data, data, nn.Linear(6, 1), annealed(owner), metrics=metrics).fit(1)
     assert (owner.n, len(seen)) == (4, 2)
+
+
+def test_function_when_made_by_exec_or_with_an_empty_cell_then_is_looked_at_without_an_error():
+    made = {}
+    exec("def loss(preds, y): return preds", made)
+    assert repeatable(made["loss"]) is made["loss"]
+
+    def loss(preds, y):
+        return later
+
+    assert repeatable(loss) is None
+    later = 1
+    assert repeatable(loss) is loss
 
 
 def test_loss_that_adds_nothing_by_broadcasting_then_is_torchs_to_warn_of():

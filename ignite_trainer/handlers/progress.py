@@ -77,13 +77,8 @@ class Progress(Callback):
             total = loader_length(learn.dl)
         except TypeError:
             total = None
-        what = (
-            f"Epoch {learn.epoch + 1}/{learn.n_epochs} {phase}"
-            if in_epoch
-            else "training"
-            if training
-            else "evaluation"
-        )
+        outside = "training" if training else "evaluation"
+        what = f"Epoch {learn.epoch + 1}/{learn.n_epochs} {phase}" if in_epoch else outside
         self._bars[phase] = tqdm(total=total, desc=what, leave=False, unit="batch")
 
     def after_batch(self, learn: LearnerLike) -> None:

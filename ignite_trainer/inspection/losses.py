@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..loss_size import kind_of
+from ..loss_size import TORCHS_FORWARDS, kind_of
 
 __all__ = ["ClassLoss", "class_loss"]
 
@@ -52,8 +52,7 @@ def class_loss(loss_func: Any) -> ClassLoss | None:
     True
     """
     loss_func, of_classes, options = kind_of(loss_func)
-    has_own_forward = isinstance(loss_func, nn.Module) and type(loss_func).__module__ != "torch.nn.modules.loss"
-    if not of_classes or has_own_forward:
+    if not of_classes or (isinstance(loss_func, nn.Module) and type(loss_func).forward not in TORCHS_FORWARDS):
         return None
     return ClassLoss(
         isinstance(loss_func, nn.CrossEntropyLoss) or loss_func is F.cross_entropy,
