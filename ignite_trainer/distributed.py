@@ -1,11 +1,11 @@
-"""Ranks: which of a run's processes this one is, and the few numbers they tell each other."""
+"""Ranks: which of a run's processes this one is, and the group in which they find each other."""
 
 import atexit
 import gc
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,17 +18,12 @@ from .rendezvous import meet
 
 __all__ = [
     "PeerLost",
-    "all_objects",
-    "barrier",
     "finalize",
+    "host_group",
     "initialize",
     "is_main",
-    "of_main",
-    "on_main",
     "rank",
-    "share_tensors",
-    "sum_float64",
-    "sum_in_place",
+    "together",
     "world_size",
 ]
 
@@ -108,7 +103,7 @@ def initialize(device: torch.device | str | None = None) -> bool:
         atexit.register(_finalize_at_exit)
     if _has_group():
         idist.get_world_size()  # Ignite's collective, here where every rank is
-        _make_host_group()
+        _makehost_group()
     return made
 
 
@@ -124,125 +119,16 @@ def finalize() -> None:
         idist.sync()
 
 
-def sum_float64(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum of a tensor over all ranks, as exact as float64 is, or int64 for integers and bools.
-
-    The tensor itself if there is one process; else a new one, detached, in the wide type.
-
-    Args:
-        tensor: of one shape on all ranks; on the CPU nothing waits for another device.
-
-    Raises:
-        PeerLost: another rank is gone, here and in all that follow.
-
-    >>> sum_float64(torch.tensor([1.5, 2.5], dtype=torch.float64))
-    tensor([1.5000, 2.5000], dtype=torch.float64)
-    """
-    if world_size() == 1:
-        return tensor
-    wide = torch.float64 if tensor.is_floating_point() else torch.int64
-    total = tensor.detach().to(wide, copy=True)
-    sum_in_place(total)
-    return total
-
-
-def sum_in_place(tensor: torch.Tensor) -> None:
-    """Makes a tensor the sum of all ranks' tensors, the same bits on every rank.
-
-    >>> sum_in_place(torch.ones(2))
-    """
-    if world_size() > 1:
-        with _together():
-            dist.all_reduce(tensor, group=_host_group() if tensor.is_cpu else None)
-
-
-def all_objects(mine: Any) -> list[Any]:
-    """What every rank gives, in the order of the ranks, on all of them; plain data and tensors.
-
-    >>> all_objects("a")
-    ['a']
-    """
-    everybodys = [mine] * world_size()
-    if world_size() > 1:
-        with _together():
-            dist.all_gather_object(everybodys, mine, group=_host_group())
-    return everybodys
-
-
-def of_main(mine: Any) -> Any:
-    """What rank 0 gives, on all ranks.
-
-    >>> of_main("a")
-    'a'
-    """
-    given = [mine]
-    if world_size() > 1:
-        with _together():
-            dist.broadcast_object_list(given, src=0, group=_host_group())
-    return given[0]
-
-
-def share_tensors(tensors: Iterable[torch.Tensor], source: int = 0) -> None:
-    """Fills tensors, in place, with those of one rank; all of a type and a device travel together.
-
-    Args:
-        tensors: of the same types, shapes and devices on all ranks.
-        source: the rank whose they are.
-    """
-    if world_size() == 1:
-        return
-    alike: dict[Any, list[torch.Tensor]] = {}
-    for tensor in tensors:
-        alike.setdefault((tensor.dtype, tensor.device), []).append(tensor.detach())
-    for group in alike.values():
-        flat = torch.cat([tensor.reshape(-1) for tensor in group])
-        with _together():
-            dist.broadcast(flat, source, group=_host_group() if flat.is_cpu else None)
-        for tensor, part in zip(group, torch.split(flat, [tensor.numel() for tensor in group]), strict=True):
-            tensor.copy_(part.view(tensor.shape))
-
-
-def on_main(action: Callable[[], None]) -> None:
-    """Does something on rank 0, while the others wait; an exception there is one on all of them.
-
-    Raises:
-        RuntimeError: on the other ranks, where it has raised on rank 0.
-
-    >>> on_main(lambda: print("written"))
-    written
-    """
-    error: Exception | None = None
-    if is_main():
-        try:
-            action()
-        except Exception as raised:
-            error = raised
-    failed = of_main(None if error is None else str(error))
-    if error is not None:
-        raise error
-    if failed is not None:
-        raise RuntimeError(f"what rank 0 does for all has failed there: {failed}")
-
-
-def barrier() -> None:
-    """Waits until every rank is here.
-
-    >>> barrier()
-    """
-    if _has_group():
-        with _together():
-            dist.barrier(group=_host_group())
-
-
 def _has_group() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def _host_group() -> Any:
+def host_group() -> Any:
+    """The group that carries numbers on the CPU; None where that of all ranks does."""
     return _host_groups.get(dist.group.WORLD)
 
 
-def _make_host_group() -> None:
+def _makehost_group() -> None:
     """An nccl group cannot carry numbers on the CPU, and to read one from the device would wait for it."""
     if dist.group.WORLD not in _host_groups:
         carries_numbers = "cpu:" in dist.get_backend_config()
@@ -250,7 +136,7 @@ def _make_host_group() -> None:
 
 
 @contextmanager
-def _together() -> Iterator[None]:
+def together() -> Iterator[None]:
     """In here all ranks meet; one that finds another gone says so in one line."""
     global _broken, _peers_lost
     try:

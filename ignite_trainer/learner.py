@@ -16,8 +16,9 @@ from torch import Tensor, nn, optim
 
 from .arguments import check_folder, check_parts, check_takes, in_short, is_whole
 from .callbacks import Dispatcher, has_point, in_order, run_cbs
+from .collectives import on_main
 from .devices import pick_device
-from .distributed import initialize, is_main, on_main, world_size
+from .distributed import initialize, is_main, world_size
 from .engines import CancellableEngine, always
 from .epochs import check_loader, first_batch, refuse_one_shot, rereadable
 from .events import Scope, TrainEvents
@@ -280,7 +281,7 @@ class Learner(LearnerParts):
             ValueError: there is no such loader, or it is empty.
         """
         dl = self._loader_to_evaluate(dl)
-        self._meet("evaluate")
+        self._check_group()
         self._first_batches.expect(self.evaluator)
         self.share_model()
         with modes_kept(self.model), streams_kept(dl):
@@ -297,7 +298,7 @@ class Learner(LearnerParts):
             TypeError: a dataset or a tensor, which gives samples; a model that gives something else than a tensor.
             ValueError: it gives no batch.
         """
-        self._meet("predict")
+        self._check_group()
         with streams_kept(dl):
             return predict(self, self._beside(dl))
 
@@ -359,7 +360,7 @@ class Learner(LearnerParts):
                 f"weights are written as safetensors; got {str(path)!r}: end it in .safetensors, or call "
                 "torch.save(learn.model.state_dict(), path)"
             )
-        self._meet("save")
+        self._check_group()
         on_main(lambda: save_weights(self.model, path))
 
     def load(self, path: str | Path) -> None:
@@ -387,7 +388,7 @@ class Learner(LearnerParts):
         def write() -> None:
             export_model(self.model, self._first_input() if x is None else on_device(x, self.device), path, format)
 
-        self._meet("export")
+        self._check_group()
         on_main(write)
 
     def timeline(self) -> str:
@@ -481,20 +482,6 @@ class Learner(LearnerParts):
     def autocast(self) -> AbstractContextManager[Any]:
         """A new context in which the model and the loss run as ``precision`` says."""
         return autocast_for(self.precision, self.device) or nullcontext()
-
-    def _meet(self, call: str) -> None:
-        """Where a callback makes a call that all ranks have to make together, check that every rank makes it.
-
-        Raises:
-            RuntimeError: one does not, as it has no sample of the batch or has cancelled it.
-        """
-        self._check_group()
-        ranks = self.ranks
-        if ranks is not None and self.in_fit and not self.evaluator.running and not ranks.together(self.trainer):
-            raise RuntimeError(
-                f"every rank comes to {call}; one has no sample of this batch, or has cancelled it: call it in "
-                "after_step, after_epoch or after_validate"
-            )
 
     def _check_group(self) -> None:
         world = 1 if self.ranks is None else self.ranks.world

@@ -22,7 +22,7 @@ from ignite.metrics import (
 from ignite.metrics.regression.geometric_mean_relative_absolute_error import GeometricMeanRelativeAbsoluteError
 from torch import Tensor
 
-from .distributed import sum_float64
+from .collectives import sum_float64
 from .engines import CancellableEngine, always
 from .means import Ratio
 from .metrics import Accuracy, BatchMean, Loss, UpdatedMetric, accuracy

@@ -10,7 +10,7 @@ import torch
 from ignite.metrics import Metric
 from torch import Tensor
 
-from .distributed import sum_float64
+from .collectives import sum_float64
 from .loss_size import Marked, counted
 
 __all__ = ["AT_ONCE", "KEPT", "Ratio", "WeightedMean"]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .distributed import sum_in_place
+from .collectives import sum_in_place
 from .events import Scope, TrainEvents
 from .gradients import GradientWindow
 from .loss_size import LossSize

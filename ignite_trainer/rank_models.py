@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .distributed import all_objects, on_main, share_tensors
+from .collectives import all_objects, on_main, share_tensors
 from .loadable import UNKNOWN, shapes_of
 from .optim import rates_of
 from .user_warnings import warn_user

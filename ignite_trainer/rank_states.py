@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .distributed import all_objects, of_main
+from .collectives import all_objects, of_main
 from .metrics import Loss
 from .nests import bytes_of
 

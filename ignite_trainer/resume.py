@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
+from .collectives import of_main
 from .data import OrderedLoader
-from .distributed import is_main, of_main, rank, world_size
+from .distributed import is_main, rank, world_size
 from .epochs import batches_of
 from .learner_like import LearnerLike
 from .rank_states import gather_states, state_of_rank

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
+from .collectives import all_objects
 from .data import OrderedLoader
-from .distributed import of_main
 from .epochs import check_loader, loader_length
 
 __all__ = ["Share", "is_filler", "loader_identity", "places_of"]
@@ -30,7 +30,8 @@ class Share:
 
     Raises:
         TypeError: another loader.
-        ValueError: a ``DistributedSampler`` made for other ranks; an empty loader.
+        ValueError: a ``DistributedSampler`` made for other ranks; an empty loader; on entering, another loader on
+            another rank.
 
     >>> from ignite_trainer import TensorLoader
     >>> loader = TensorLoader(torch.arange(5), batch_size=3)
@@ -49,10 +50,11 @@ class Share:
 
     def __enter__(self) -> None:
         if self._order is not None:
+            # rank 0's place for all: one that has looked at a batch by itself would go through another epoch
+            place = _agreed_place(self._order)
             self._former = self._order.rank, self._order.world, self._order.equal_batches
             _set_share(self._order, *self._own)
-            # else a rank that has looked at a batch by itself would go through another epoch than the others
-            self._order.epoch, self._order.batch = of_main((self._order.epoch, self._order.batch))
+            self._order.epoch, self._order.batch = place
 
     def __exit__(self, *raised: object) -> None:
         if self._order is not None:
@@ -104,6 +106,18 @@ def loader_identity(loader: Any) -> dict[str, Any]:
 def _set_share(order: Any, rank: int, world: int, equal_batches: bool) -> None:
     order.equal_batches = equal_batches
     order.shard(rank, world)
+
+
+def _agreed_place(order: Any) -> tuple[int, int]:
+    """Where rank 0's loader stands, if it is of the same samples on all ranks."""
+    (of_rank_0, *place), *others = all_objects((order.identity(), order.epoch, order.batch))
+    for number, (identity, *_) in enumerate(others, 1):
+        if identity != of_rank_0:
+            raise ValueError(
+                f"ranks share one loader; rank {number} has one of {identity}, rank 0 of {of_rank_0}: give all of them "
+                "the same data and options"
+            )
+    return tuple(place)
 
 
 def _check_sampler(loader: Any, rank: int, world: int, *, training: bool) -> None:

@@ -8,7 +8,7 @@ import time
 from ignite.engine import Events
 
 from .callbacks import warn_of_uncalled
-from .distributed import of_main
+from .collectives import of_main
 from .engines import CancellableEngine, always
 from .events import Scope, TrainEvents
 from .learner_like import LearnerLike

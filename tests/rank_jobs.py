@@ -380,6 +380,7 @@ def refusals():
         "data": lambda: learner(points(8 + rank())).fit(1),
         "rows": lambda: learner(points(8), model=lambda: Sum()).predict(ours),
         "few": lambda: learner(points(8), metrics={"a": IgniteAccuracy()}).evaluate(TensorLoader(*points(1))),
+        "other loader": lambda: learner(points(8)).evaluate(TensorLoader(*points(8 + rank()))),
         "doubled": lambda: learner(points(8), metrics={"roc": EpochMetric(lambda preds, y: 0.0) * 2.0}),
         "own metric": lambda: learner(points(8), metrics={"own": Share()}).evaluate(TensorLoader(*points(9))),
         "resume": lambda: learner(points(8), cbs=[Checkpoint(RUN)]).fit(1, resume="/nothing/there.pt"),
@@ -400,6 +401,74 @@ def refusals():
         except (TypeError, ValueError, OSError, RuntimeError) as error:
             texts[name] = f"{type(error).__name__}: {error}"
     return texts
+
+
+class AtPoint(Callback):
+    """Makes a call on one rank alone, the first time that a point of an engine comes there."""
+
+    def __init__(self, point, call, *, training=True, only=0):
+        def at_point(learn):
+            if rank() == only and learn.engine.training == training and not self.called:
+                self.called = True
+                call(learn)
+
+        self.called = False
+        setattr(self, point, at_point)
+
+
+def alone():
+    """What ranks are told that do not make the same calls, on each of them; the fit after all of these goes well."""
+    path = RUN / "alone.safetensors"
+    tries = {
+        "evaluate or predict": lambda learn: learn.evaluate() if rank() == 0 else learn.predict(learn.valid_dl),
+        "save or fit": lambda learn: learn.save(path) if rank() == 0 else learn.fit(1),
+        "save or export": lambda learn: learn.save(path) if rank() == 0 else learn.export(path),
+        "after_epoch": at_point("after_epoch", Learner.evaluate),
+        "after_validate": at_point("after_validate", lambda learn: learn.predict(learn.valid_dl)),
+        "in a validation": at_point("after_loss", lambda learn: learn.save(path), training=False),
+        "in a step": at_point("after_backward", Learner.evaluate),
+        "before a batch": at_point("before_batch", Learner.evaluate),
+        "at a batch": at_point("after_batch", Learner.evaluate),
+        "in before_fit": at_point("before_fit", lambda learn: learn.save(path)),
+        "in after_fit": at_point("after_fit", lambda learn: learn.save(path)),
+        "after an error": saves_after_an_error,
+    }
+    texts = {}
+    for name, attempt in tries.items():
+        try:
+            attempt(learner(points(41), points(13, 2)))
+        except RuntimeError as error:
+            texts[name] = str(error)
+    learn = learner(points(41), points(13, 2))
+    learn.fit(1)
+    return texts, {name: weight.clone() for name, weight in learn.model.state_dict().items()}
+
+
+def at_point(point, call, **options):
+    def attempt(learn):
+        learn.cbs.append(AtPoint(point, call, **options))
+        learn.fit(1)
+
+    return attempt
+
+
+def saves_after_an_error(learn):
+    """An exception on the last rank, which saves then, while the others are in their step."""
+
+    def raise_it(learn):
+        raise ValueError("enough")
+
+    try:
+        at_point("after_loss", raise_it, only=world_size() - 1)(learn)
+    except ValueError:
+        learn.save(RUN / "alone.safetensors")
+
+
+def ends_alone():
+    """Rank 0 evaluates, and the other has ended."""
+    learn = learner(points(8), points(8))
+    if rank() == 0:
+        learn.evaluate()
 
 
 class AtEachBatch(Callback):
@@ -722,7 +791,7 @@ JOBS = {
     for job in (
         *(evaluation, training, endings, endings_on_one, batches_cancelled, batches_cancelled_on_one),
         *(interrupted, interrupted_with_buffers, killed, moved, refusals, others, breaks),
-        *(together, evaluates_where_a_rank_is_not, apart, left_at_odd_places),
+        *(together, evaluates_where_a_rank_is_not, apart, left_at_odd_places, alone, ends_alone),
     )
 }
 

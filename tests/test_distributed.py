@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ignite_trainer import distributed
+from ignite_trainer import collectives, distributed
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,7 +34,8 @@ START = """
 import atexit, gc, os, sys, time, torch
 import torch.distributed as dist
 import ignite.distributed as idist
-from ignite_trainer.distributed import barrier, finalize, initialize, is_main, rank, sum_float64, world_size
+from ignite_trainer.collectives import barrier, sum_float64
+from ignite_trainer.distributed import finalize, initialize, is_main, rank, world_size
 """
 
 
@@ -42,8 +43,8 @@ def test_without_torchrun_there_is_one_rank_and_nothing_to_tell():
     assert not distributed.initialize()
     assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
     tensor = torch.ones(2, requires_grad=True)
-    assert distributed.sum_float64(tensor) is tensor
-    distributed.barrier()
+    assert collectives.sum_float64(tensor) is tensor
+    collectives.barrier()
     distributed.finalize()
 
 

@@ -132,6 +132,7 @@ REFUSED = {
     "epochs": "ValueError: all ranks run the same job; rank 1 has n_epochs 2, rank 0 1",
     "data": "ValueError: all ranks run the same job; rank 1 has training loader .*'n_samples': 9.*'n_samples': 8",
     "rows": "ValueError: .* in the order of the samples; got 1 rows for 4 samples on rank 0: predict in one process",
+    "other loader": "ValueError: ranks share one loader; rank 1 has one of .*'n_samples': 9, .*: 8.*: give all of them",
     "doubled": "TypeError: .*'roc', Ignite's EpochMetric, gathers batches .* compute it from learn.predict",
     "own metric": r"ValueError: a metric's compute\(\) adds up .*; 'own' is . on rank . and . on rank .: give a f",
     "resume": "FileNotFoundError: .*there is none at /nothing/there.pt",
@@ -148,11 +149,33 @@ REFUSED = {
 }
 
 
-def test_ranks_when_a_callback_evaluates_where_one_has_no_sample_then_all_end_and_it_is_said(tmp_path):
+@pytest.mark.parametrize("n_ranks", [2, 3])
+def test_ranks_when_one_makes_a_call_alone_then_all_are_told_where_each_is_and_the_next_fit_goes_well(
+    n_ranks, tmp_path
+):
+    jobs = run_jobs(["alone"], tmp_path, n_ranks)
+    (texts, weights), *others = (ranks["alone"] for ranks in jobs)
+    assert len(texts) == 12
+    for name, text in texts.items():
+        assert text.startswith("all ranks make the same calls in the same order; here came rank"), name
+        assert text.count(" of rank_jobs.py, ") == 2, name
+        assert text.endswith("in after_step, after_epoch or after_validate, to which all come"), name
+    assert "(ignite_trainer." in texts["save or fit"], "at the same line of the user's"
+    assert "; here came rank 0 at line " in texts["after_epoch"]
+    assert {2: "; rank 1 at line ", 3: "; ranks 1, 2 at line "}[n_ranks] in texts["after_epoch"]
+    assert all(equal(other, (texts, weights)) for other in others)
+
+
+def test_ranks_when_a_callback_evaluates_where_one_has_no_sample_then_all_end_and_are_told_where(tmp_path):
     run = torchrun("-m", "tests.rank_jobs", "evaluates_where_a_rank_is_not", tmp_path, RANK_RUN=tmp_path)
     assert run.returncode == 1
-    text = "every rank comes to evaluate; one has no sample of this batch, or has cancelled it: call it in after_step, "
-    assert f"RuntimeError: {text}after_epoch or after_validate" in run.stderr
+    assert "RuntimeError: all ranks make the same calls in the same order; here came rank 0 at line" in run.stderr
+
+
+def test_ranks_when_one_evaluates_and_the_other_has_ended_then_it_ends_and_says_so(tmp_path):
+    run = torchrun("-m", "tests.rank_jobs", "ends_alone", tmp_path)
+    assert run.returncode == 1
+    assert "rank 0 ends, as another rank is gone; that one's error tells why" in run.stderr
 
 
 def test_ranks_when_asked_for_what_they_cannot_do_then_each_says_why_and_the_next_fit_goes_well(tmp_path):

@@ -13,7 +13,8 @@ import tyro
 from torch import Tensor
 
 from ..callbacks import Callback
-from ..distributed import is_main, sum_float64
+from ..collectives import sum_float64
+from ..distributed import is_main
 from ..export import load_weights
 from ..learner import Learner
 from .build import build_job, loader_of

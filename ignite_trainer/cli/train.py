@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import tyro
 
 from ..callbacks import Callback
-from ..distributed import barrier, is_main, of_main
+from ..collectives import barrier, of_main
+from ..distributed import is_main
 from ..export import load_weights
 from ..handlers import EMA, Checkpoint, EarlyStopping, NaNGuard, Progress, RunFiles, Schedule, TensorBoard
 from ..handlers.signals import EXIT_RESUMABLE

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from ..arguments import check_folder, is_number, is_whole
 from ..callbacks import Callback
-from ..distributed import barrier, is_main, of_main
+from ..collectives import barrier, of_main
+from ..distributed import is_main
 from ..files import sum_file
 from ..learner_like import LearnerLike
 from ..loadable import refuse_unloadable

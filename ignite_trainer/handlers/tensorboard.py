@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..arguments import check_folder, is_whole
 from ..callbacks import Callback
-from ..distributed import is_main, sum_float64
+from ..collectives import sum_float64
+from ..distributed import is_main
 from ..learner_like import LearnerLike
 from ..loss_size import first_dimension
 from . import dashboard

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..distributed import all_objects
+from ..collectives import all_objects
 
 __all__ = ["ValidationRecord", "WorstPrediction", "as_scores", "is_images"]
 
