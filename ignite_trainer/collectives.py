@@ -13,9 +13,9 @@ from .call_places import place_of_caller, place_of_user
 from .distributed import host_group, is_main, together, world_size
 
 __all__ = [
+    "all_numbers",
     "all_objects",
     "barrier",
-    "each_numbers",
     "of_main",
     "on_main",
     "share_tensors",
@@ -26,7 +26,7 @@ __all__ = [
 _AT_ONCE = 256  # so many numbers travel in an exchange of one size, 2 kB: as fast as a single one
 
 
-def each_numbers(mine: Sequence[float], kind: str = "") -> list[list[float]]:
+def all_numbers(mine: Sequence[float], kind: str = "") -> list[list[float]]:
     """What every rank gives, in the order of the ranks, on all of them.
 
     The other calls here begin with it. As it is one exchange of one size, whatever is asked for, ranks that do not make
@@ -39,7 +39,7 @@ def each_numbers(mine: Sequence[float], kind: str = "") -> list[list[float]]:
     Raises:
         RuntimeError: another rank makes another call; on all of them.
 
-    >>> each_numbers([1, 2])
+    >>> all_numbers([1, 2])
     [[1, 2]]
     """
     if world_size() == 1:
@@ -74,7 +74,7 @@ def sum_float64(tensor: torch.Tensor) -> torch.Tensor:
     """
     if world_size() == 1:
         return tensor
-    each_numbers((), f"sum of {tuple(tensor.shape)}")
+    all_numbers((), f"sum of {tuple(tensor.shape)}")
     wide = torch.float64 if tensor.is_floating_point() else torch.int64
     total = tensor.detach().to(wide, copy=True)
     sum_in_place(total)
@@ -97,7 +97,7 @@ def all_objects(mine: Any) -> list[Any]:
     >>> all_objects("a")
     ['a']
     """
-    each_numbers(())
+    all_numbers(())
     return _gather_objects(mine)
 
 
@@ -109,7 +109,7 @@ def of_main(mine: Any) -> Any:
     """
     given = [mine]
     if world_size() > 1:
-        each_numbers(())
+        all_numbers(())
         with together():
             dist.broadcast_object_list(given, src=0, group=host_group())
     return given[0]
@@ -129,7 +129,7 @@ def share_tensors(tensors: Iterable[torch.Tensor], source: int = 0) -> None:
         alike.setdefault((tensor.dtype, tensor.device), []).append(tensor.detach())
     for group in alike.values():
         flat = torch.cat([tensor.reshape(-1) for tensor in group])
-        each_numbers((), f"{len(group)} {flat.dtype} {flat.numel()} of {source}")
+        all_numbers((), f"{len(group)} {flat.dtype} {flat.numel()} of {source}")
         with together():
             dist.broadcast(flat, source, group=host_group() if flat.is_cpu else None)
         for tensor, part in zip(group, torch.split(flat, [tensor.numel() for tensor in group]), strict=True):
@@ -163,7 +163,7 @@ def barrier() -> None:
 
     >>> barrier()
     """
-    each_numbers(())
+    all_numbers(())
 
 
 def _gather(mine: torch.Tensor) -> list[torch.Tensor]:

@@ -11,7 +11,7 @@ from ignite.engine import Events
 from torch import Tensor, nn
 
 from .callbacks import Callback
-from .collectives import all_objects, each_numbers, of_main, share_tensors
+from .collectives import all_numbers, all_objects, of_main, share_tensors
 from .data import OrderedLoader
 from .distributed import rank, world_size
 from .events import Scope
@@ -89,7 +89,7 @@ class Ranks:
         """
         wishes = [engine.wish == Scope.EPOCH, engine.wish == Scope.FIT, self._stop is not None, at_end]
         mine = [*wishes, *(poll() for poll in self.polls.values()), *extra]
-        total = [sum(numbers) for numbers in zip(*each_numbers(mine, engine.phase), strict=True)]
+        total = [sum(numbers) for numbers in zip(*all_numbers(mine, engine.phase), strict=True)]
         answers, sums = total[_N_FIXED : _N_FIXED + len(self.polls)], total[_N_FIXED + len(self.polls) :]
         self.asked.update(name for name, answer in zip(self.polls, answers, strict=True) if answer)
         self._parted = 0 < total[_AT_END] < self.world
