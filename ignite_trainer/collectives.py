@@ -131,7 +131,8 @@ def share_tensors(tensors: Iterable[torch.Tensor], source: int = 0) -> None:
         flat = torch.cat([tensor.reshape(-1) for tensor in group])
         all_numbers((), f"{len(group)} {flat.dtype} {flat.numel()} of {source}")
         with together():
-            dist.broadcast(flat, source, group=host_group() if flat.is_cpu else None)
+            # as bytes: gloo carries neither 16-bit integers nor 8-bit floats
+            dist.broadcast(flat.view(torch.uint8), source, group=host_group() if flat.is_cpu else None)
         for tensor, part in zip(group, torch.split(flat, [tensor.numel() for tensor in group]), strict=True):
             tensor.copy_(part.view(tensor.shape))
 

@@ -330,6 +330,28 @@ def interrupted_with_buffers():
     return ends
 
 
+KINDS = [torch.bool, torch.uint8, torch.int16, torch.int64, torch.bfloat16, torch.float64, torch.complex64]
+KINDS += [getattr(torch, name) for name in ("uint16", "float8_e4m3fn") if hasattr(torch, name)]
+
+
+def buffers_of_all_types():
+    """The buffers that an evaluation begins with: of many types, a number, one without elements, a transposed one."""
+
+    class Many(nn.Linear):
+        def __init__(self):
+            super().__init__(6, 3)
+            for i, kind in enumerate(KINDS):
+                self.register_buffer(f"of_{i}", (torch.arange(6) + rank()).to(kind))
+            self.register_buffer("number", torch.tensor(rank()))
+            self.register_buffer("empty", torch.empty(0, 2))
+            self.register_buffer("transposed", (torch.arange(6).view(2, 3) + rank()).t())
+
+    initialize("cpu")
+    model, loader = Many(), TensorLoader(*blobs(8))
+    Learner(model, (loader, loader), nn.CrossEntropyLoss(), 0.1, device="cpu").evaluate()
+    return {name: buffer.clone() for name, buffer in model.named_buffers()}
+
+
 class StopAfter(Callback):
     """Stops the fit, to be resumed, after so many batches; the last rank does."""
 
@@ -792,6 +814,7 @@ JOBS = {
         *(evaluation, training, endings, endings_on_one, batches_cancelled, batches_cancelled_on_one),
         *(interrupted, interrupted_with_buffers, killed, moved, refusals, others, breaks),
         *(together, evaluates_where_a_rank_is_not, apart, left_at_odd_places, alone, ends_alone),
+        buffers_of_all_types,
     )
 }
 

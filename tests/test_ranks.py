@@ -105,6 +105,13 @@ def test_run_when_resumed_on_another_number_of_ranks_then_sees_the_same_samples_
     assert distance(whole, moved(tmp_path / "two", (2, 3), (3, 4), (1, -1))) < 1e-12
 
 
+def test_ranks_when_buffers_are_of_many_types_then_all_have_those_of_rank_0(tmp_path):
+    buffers = rank_jobs.buffers_of_all_types()
+    assert len(buffers) == len(rank_jobs.KINDS) + 3
+    for ranks in run_jobs(["buffers_of_all_types"], tmp_path, 2):
+        assert equal(ranks["buffers_of_all_types"], buffers)
+
+
 def test_ranks_when_layers_are_unused_and_others_gather_then_all_is_that_of_one_process(tmp_path, monkeypatch):
     monkeypatch.setattr(rank_jobs, "RUN", tmp_path)
     one = rank_jobs.others()
