@@ -56,6 +56,7 @@ class GradientWindow:
             self._drop_uncounted(loop)
             self._n_next = counted(self.size(loop.preds, loop.batch[1]))
             loss = loss * self._n_next
+            _mask_gradient_of_nothing(loop.preds, self._n_next)
         return loss if self.scaler is None else self.scaler.scale(loss)
 
     def step(self, loop: Any) -> bool:
@@ -109,6 +110,13 @@ class GradientWindow:
                 parameter.grad = grad
         if self.done and loop.engine.backward_completed:  # only there a batch can be cancelled after its backward
             self._kept = [None if p.grad is None else p.grad.clone() for p in parameters]
+
+
+def _mask_gradient_of_nothing(preds: Any, n: float | Tensor) -> None:
+    """Class weights of 0 for a whole batch: torch's gradient of its loss is 0/0, in one large batch it would be 0."""
+    of_weights = isinstance(n, Tensor) and n.is_floating_point()
+    if of_weights and isinstance(preds, Tensor) and not preds.is_leaf:
+        preds.register_hook(lambda grad: torch.where(n > 0, grad, 0.0))  # type: ignore[no-untyped-call, arg-type]
 
 
 def check_gradient_options(accumulate: int, clip_norm: float | None) -> None:

@@ -100,6 +100,11 @@ def training():
     learn = learner(points(44), points(13, 2), clip_norm=0.1)
     learn.fit(3)
     ends["clipped"] = end_of(learn)
+    weighted = nn.CrossEntropyLoss(torch.tensor([0.0, 1.0, 1.0]).double())  # of which some shares have nothing
+    learn = learner(points(40), points(13, 2), loss_func=weighted, batch_size=4)
+    learn.fit(3)
+    assert all(parameter.isfinite().all() for parameter in learn.model.parameters())
+    ends["weights of 0"] = end_of(learn)
     return ends
 
 

@@ -74,6 +74,19 @@ def test_accumulate_when_batches_are_short_then_equals_one_large_batch_a_window(
     assert learn.step == steps == 2 * math.ceil(5 / k)
 
 
+def test_accumulate_when_a_batch_has_labels_of_weight_0_alone_then_equals_one_large_batch_a_window():
+    """torch's own gradient of such a batch is 0/0."""
+    weight = torch.ones(3).double()
+    weight[batches()[-1][1]] = 0.0
+    expected, _ = by_hand(2, 5, None, nn.CrossEntropyLoss(weight))
+    torch.manual_seed(0)
+    loss_func = nn.CrossEntropyLoss(weight)
+    learn = Learner(mlp().double(), (batches(), None), loss_func, 0.1, device="cpu", accumulate=5)
+    learn.fit(2)
+    assert learn.loss.isnan()
+    assert_close(learn.model, expected)
+
+
 @pytest.mark.parametrize("k", [2, 3, 6])
 @pytest.mark.parametrize("index", range(5))
 @pytest.mark.parametrize("point", POINTS)
