@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from .callbacks import has_point, in_order
 from .events import TrainEvents
 from .learner_like import LearnerLike
-from .loss_size import TORCHS_FORWARDS, ignored_label, kind_of
+from .loss_size import TORCHS_FORWARDS, ignored_label, kind_of, labels_that_count
 from .metrics import Accuracy, BatchMean
 from .repeatable import repeatable
 from .rng import rng_kept
@@ -85,7 +85,7 @@ class FirstBatchChecks:
         ignored = ignored_label(self.learn.loss_func)
         for name, metric in self.learn.metrics.items():
             counts_all = isinstance(metric, Accuracy) and metric.ignore_index is None
-            if counts_all and ignored is not None and (y == ignored).any():
+            if counts_all and ignored is not None and not labels_that_count(y, ignored).all():
                 warn_user(
                     "accuracy counts every label; the first validation batch has some that the loss ignores: leave "
                     f"them out with metrics={{{name!r}: Accuracy(ignore_index={ignored})}}"
@@ -217,7 +217,7 @@ def _check_form_of_labels(preds: Tensor, y: Tensor, phase: str) -> None:
 
 def _check_labels(ignore_index: int, preds: Tensor, y: Tensor, phase: str) -> None:
     n_classes = preds.shape[1]
-    labels = y[y != ignore_index]
+    labels = y[labels_that_count(y, ignore_index)]
     if labels.numel() == 0:
         return
     low, high = int(labels.min()), int(labels.max())  # waits for the device

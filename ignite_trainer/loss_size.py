@@ -21,6 +21,7 @@ __all__ = [
     "first_dimension",
     "ignored_label",
     "kind_of",
+    "labels_that_count",
     "loss_size_of",
 ]
 
@@ -77,12 +78,12 @@ def loss_size_of(loss_func: Any) -> LossSize:
         if y.dtype.is_floating_point:  # class probabilities: the loss divides by the number of distributions
             return n // y.shape[1] if y.ndim > 1 else 1
         if weight is not None:  # without a choice of rows, for which a device would be waited for
-            known = y != ignore
+            known = labels_that_count(y, ignore)
             weights: Tensor = weight.to(y.device)[torch.where(known, y, 0).long()]
             return (weights * known).sum()
         if ignore < 0 and n and y.is_cpu and y.min().item() >= 0:  # 1 µs; on a device it would wait
             return n
-        known = y != ignore
+        known = labels_that_count(y, ignore)
         return known.sum() if y.is_cpu else Marked(known)
 
     return labels
@@ -111,6 +112,15 @@ def kind_of(loss_func: Any) -> tuple[Any, bool, dict[str, Any]]:
         )
         return loss_func, of_classes, {name: getattr(loss_func, name) for name in names if hasattr(loss_func, name)}
     return loss_func, loss_func in (F.cross_entropy, F.nll_loss), options
+
+
+def labels_that_count(y: Tensor, ignored: int) -> Tensor:
+    """Which labels are others than the ignored one; compared as int64, as in uint8 -100 would be 156.
+
+    >>> labels_that_count(torch.tensor([1, 156], dtype=torch.uint8), -100)
+    tensor([True, True])
+    """
+    return y.long() != ignored
 
 
 def ignored_label(loss_func: Any) -> int | None:

@@ -10,7 +10,7 @@ from ignite.engine import Engine
 from ignite.metrics import Metric
 from torch import Tensor
 
-from .loss_size import FEW, LossSize, first_dimension
+from .loss_size import FEW, LossSize, first_dimension, labels_that_count
 from .means import AT_ONCE, KEPT, Ratio, WeightedMean
 
 __all__ = ["Accuracy", "BatchMean", "Loss", "UpdatedMetric", "accuracy"]
@@ -42,9 +42,9 @@ class OfOutput(Metric):
 class Loss(WeightedMean):
     """The mean loss over an epoch's samples, from the losses that the step has computed anyway.
 
-    On a trainer or evaluator of this package it takes each batch's loss as callbacks left it. Elsewhere it is an Ignite
-    metric whose ``update`` takes ``(loss, n)``: the mean loss of a batch and how many samples it stands for. NaN where
-    no batch was seen.
+    On a trainer or evaluator of this package it takes each batch's loss as callbacks left it. On another engine it
+    takes the output, which is ``(loss, n)``, as ``update`` does: the mean loss of a batch and how many samples it
+    stands for. NaN where no batch was seen.
 
     Args:
         size: (preds, y) → the weight of a batch's loss; default: the first dimension of y.
@@ -64,8 +64,10 @@ class Loss(WeightedMean):
         self.add(*output)
 
     def iteration_completed(self, engine: Engine) -> None:
-        """Take the loss of the batch that an engine of this package has just done."""
-        loop = engine.loop  # type: ignore[attr-defined]
+        """Take the loss of the batch that an engine has just done; of another engine its output, ``(loss, n)``."""
+        loop = getattr(engine, "loop", None)
+        if loop is None:
+            return super().iteration_completed(engine)
         self.add(loop.loss, self.size(loop.preds, engine.state.batch[1]))  # type: ignore[index]
 
 
@@ -96,18 +98,20 @@ class Accuracy(OfOutput, Ratio):
         self._correct: int | Tensor = 0
         self._n: int | Tensor = 0
         self._later: list[Tensor] = []
+        self._checked = False
 
     def update(self, output: tuple[Tensor, Tensor]) -> None:
         """Add a batch ``(preds, y)``."""
         preds, y = output
-        if preds.ndim < 2:
+        if preds.ndim < 2 or not self._checked:
             self.check(preds, y)
+            self._checked = True
         best = preds.argmax(dim=1)
         if best.shape != y.shape or y.is_floating_point():
             self.check(preds, y)
         right, n = best == y, y.numel()
         if self.ignore_index is not None:
-            known = y != self.ignore_index
+            known = labels_that_count(y, self.ignore_index)
             self._correct += (right & known).sum()
             self._n += known.sum()
             return
@@ -129,7 +133,8 @@ class Accuracy(OfOutput, Ratio):
     @staticmethod
     def check(preds: Tensor, y: Tensor) -> None:
         """Raise where y are no class numbers that fit the predictions."""
-        if preds.ndim < 2 or y.shape != preds.shape[:1] + preds.shape[2:] or y.is_floating_point():
+        of_classes = preds.ndim > 1 and preds.shape[1] > 1
+        if not of_classes or y.shape != preds.shape[:1] + preds.shape[2:] or y.is_floating_point():
             way_out = "for a regression use Learner without it, for two classes by one output a function (preds, y)"
             if preds.ndim > 2 and y.shape == preds.shape[:-1]:
                 way_out = "the classes are the second dimension, so give a function of preds.movedim(-1, 1) and y"
@@ -202,6 +207,12 @@ class UpdatedMetric(OfOutput):
             self._metric.to(preds.device)
             self._moved = True
         self._metric.update(preds, y)
+
+    @property
+    def gathers(self) -> bool:
+        """Whether what it keeps is in lists, of which ranks have to have some each: those of torchmetrics."""
+        parts = self._metric.modules() if isinstance(self._metric, torch.nn.Module) else ()
+        return any(isinstance(state, list) for part in parts for state in getattr(part, "_defaults", {}).values())
 
     def compute(self) -> Any:
         """What the object computes; a tensor of one number as a number."""

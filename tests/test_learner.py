@@ -1001,6 +1001,11 @@ Y = torch.tensor([0, 1, 2, 0])
 LEGITIMATE = {
     "probabilities": (torch.eye(3)[Y], 3, nn.CrossEntropyLoss()),
     "uint8 labels": (Y.to(torch.uint8), 3, nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0]))),
+    "uint8 labels like an ignored one": (
+        torch.tensor([156, 1, 2, 156], dtype=torch.uint8),
+        200,
+        nn.CrossEntropyLoss(weight=torch.linspace(1, 3, 200)),
+    ),
     "binary": (torch.ones(4, 1), 1, nn.BCEWithLogitsLoss()),
     "function": (Y, 3, functools.partial(nn.functional.cross_entropy, label_smoothing=0.1)),
     "means alone": (torch.rand(4), 1, lambda preds, y: (preds.mean() - y.mean()) ** 2),

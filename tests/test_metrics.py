@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from ignite.engine import Engine
 from ignite.metrics import Accuracy as IgniteAccuracy
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -21,7 +22,7 @@ from tests.tiny import blobs, mlp
 SCORES = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.1, math.nan, math.inf, -math.inf])
 
 
-@given(st.data(), st.integers(1, 6), st.integers(1, 5), st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))
+@given(st.data(), st.integers(1, 6), st.integers(2, 5), st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))
 def test_accuracy_when_scores_are_ties_nan_or_infinite_then_counts_as_argmax_does(data, n, n_classes, dtype):
     rows = data.draw(st.lists(st.lists(SCORES, min_size=n_classes, max_size=n_classes), min_size=n, max_size=n))
     y = torch.tensor(data.draw(st.lists(st.integers(-1, n_classes - 1), min_size=n, max_size=n)))
@@ -66,6 +67,7 @@ def test_accuracy_when_a_loader_fills_one_buffer_again_and_again_then_has_counte
         (((2, 3, 4), (2, 1)), torch.int64),
         (((4, 3, 4), (4,)), torch.int64),
         (((3,), ()), torch.int64),
+        (((4, 1), (4,)), torch.int64),
     ],
     ids=[
         "probabilities",
@@ -78,6 +80,7 @@ def test_accuracy_when_a_loader_fills_one_buffer_again_and_again_then_has_counte
         "a map",
         "one label a map",
         "scores of one",
+        "one output",
     ],
 )
 def test_accuracy_when_labels_are_no_class_numbers_that_fit_the_scores_then_is_refused(shapes, dtype):
@@ -191,6 +194,19 @@ def test_accuracy_when_a_label_is_ignored_then_is_the_share_of_the_others(shape)
         metric.update((part, labels))
     known = y != 255
     assert metric.compute() == ((preds.argmax(dim=1) == y) & known).sum().item() / known.sum().item()
+
+
+def test_accuracy_when_labels_are_uint8_then_a_negative_ignored_label_is_none_of_them():
+    y = torch.tensor([156, 1], dtype=torch.uint8)
+    metric = Accuracy(ignore_index=-100)
+    metric.update((nn.functional.one_hot(y.long(), 200).float(), y))
+    assert metric.sums() == (2.0, 2.0)
+
+
+def test_loss_when_attached_to_an_engine_of_ignite_then_takes_its_outputs():
+    engine = Engine(lambda engine, batch: (torch.tensor(float(batch)), batch))
+    Loss().attach(engine, "loss")
+    assert engine.run([1, 3]).metrics["loss"] == (1 + 9) / 4
 
 
 def test_accuracy_when_the_loss_ignores_some_labels_then_a_warning_says_how_to_leave_them_out():

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ..data import OrderedLoader
 from ..epochs import batches_of, rereadable
-from ..loss_size import first_dimension
+from ..loss_size import first_dimension, labels_that_count
 from ..nests import tensors_in
 from .findings import Finding, listed
 from .losses import ClassLoss
@@ -155,7 +155,7 @@ class Reading:
                     places = bad.nonzero()[:, 0].tolist() if y.ndim else [0]
                     self._outside.update((samples[place], None) for place in places)
                     self._outside_labels.update(y[bad].tolist())
-            y = y[y != self.loss.ignore_index]
+            y = y[labels_that_count(y, self.loss.ignore_index)]
         if y.numel() and not y.is_complex():
             self._lowest = min(self._lowest, float(y.min()))
             self._highest = max(self._highest, float(y.max()))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..callbacks import Callback
 from ..events import CancelFitException
 from ..learner import Learner
-from ..loss_size import counted
+from ..loss_size import counted, labels_that_count
 from ..optim import rates_of
 from .findings import Finding, listed
 from .losses import ClassLoss
@@ -212,7 +212,7 @@ def outside(y: Tensor, loss: ClassLoss, n_classes: int) -> Tensor | None:
     """Which of the labels have no output, as booleans; None where y is no class numbers."""
     if y.is_floating_point():
         return None
-    return ((y < 0) | (y >= n_classes)) & (y != loss.ignore_index)
+    return ((y < 0) | (y >= n_classes)) & labels_that_count(y, loss.ignore_index)
 
 
 def labels_text(n_classes: int, values: list[int], where: str) -> str:
