@@ -44,7 +44,8 @@ class CancellableEngine(Engine):
 
     It runs a step on each batch of a loader, epoch after epoch. When a handler raises a ``Cancel…Exception``, the
     engine catches it and calls no handlers for the rest of what was cancelled. An epoch ends when its loader does,
-    whatever its length. However a run ends, the next ``run`` starts afresh.
+    whatever its length. A run that is left before its last epoch, by an exception too, is gone on with by the next
+    ``run`` at the epoch that follows, as in Ignite after ``terminate``; ``state.max_epochs = None`` makes it a new one.
 
     Args:
         step: called with ``loop`` for each batch; what it returns is ``state.output``.

@@ -1,6 +1,7 @@
 """The private names of Ignite that the engines use, and a test for each behaviour that they work round."""
 
 import ast
+import contextlib
 import itertools
 import pathlib
 import re
@@ -249,6 +250,24 @@ def test_always_when_another_handler_cancels_then_is_called_to_the_end_of_the_ba
     assert seen_by(bare_trainer()) == expected
     if cancel is CancelEpochException:  # an evaluation is one epoch
         assert seen_by(bare_evaluator(nn.Linear(1, 1))) == expected[:1]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, CancelFitException])
+def test_run_when_the_last_one_was_left_then_goes_on_at_the_next_epoch_or_begins_anew_where_that_is_asked_for(error):
+    trainer, epochs = bare_trainer(), []
+
+    @trainer.on(Events.ITERATION_COMPLETED)
+    def leave():
+        if trainer.state.epoch == 2 and len(epochs) == 2:
+            raise error
+
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda: epochs.append(trainer.state.epoch))
+    with contextlib.suppress(ZeroDivisionError):
+        trainer.run(BATCHES, max_epochs=4)
+    trainer.run(BATCHES, max_epochs=4)
+    trainer.state.max_epochs = None
+    trainer.run(BATCHES, max_epochs=1)
+    assert epochs == [1, 2, 3, 4, 1]
 
 
 def test_filtered_method_when_removed_by_its_handle_or_by_itself_then_is_called_no_more():
