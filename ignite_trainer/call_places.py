@@ -1,5 +1,6 @@
 """Where a process is: for ranks, which have to make the same calls in the same order."""
 
+import os
 import sys
 import sysconfig
 import traceback
@@ -10,10 +11,8 @@ import torch
 
 __all__ = ["place_of_caller", "place_of_user"]
 
-_PACKAGE = str(Path(__file__).parent)
-_LIBRARIES = (_PACKAGE, str(Path(torch.__file__).parent), str(Path(ignite.__file__).parent))
-_PYTHON = sysconfig.get_path("stdlib")
-_SITE = tuple(sysconfig.get_path(name) for name in ("purelib", "platlib"))
+_LIBRARIES = tuple(os.path.join(Path(file).parent, "") for file in (__file__, torch.__file__, ignite.__file__))
+_PYTHON, *_SITE = (os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "purelib", "platlib"))
 
 
 def place_of_caller(module: str) -> str:
@@ -38,7 +37,7 @@ def place_of_user() -> str:
     True
     """
     for frame in reversed(traceback.extract_stack()):
-        in_python = frame.filename.startswith((_PYTHON, "<frozen")) and not frame.filename.startswith(_SITE)
+        in_python = frame.filename.startswith((_PYTHON, "<frozen")) and not frame.filename.startswith(tuple(_SITE))
         if not in_python and not frame.filename.startswith(_LIBRARIES):
             return f"line {frame.lineno} of {Path(frame.filename).name}" + (f", {frame.line}" if frame.line else "")
     return "the command line"

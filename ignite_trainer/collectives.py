@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from .call_places import place_of_caller, place_of_user
 from .distributed import host_group, is_main, together, world_size
+from .nests import map_leaves
 
 __all__ = [
     "all_numbers",
@@ -74,7 +75,7 @@ def sum_float64(tensor: torch.Tensor) -> torch.Tensor:
     """
     if world_size() == 1:
         return tensor
-    all_numbers((), f"sum of {tuple(tensor.shape)}")
+    all_numbers((), f"sum of {tuple(tensor.shape)} on {tensor.device.type}")
     wide = torch.float64 if tensor.is_floating_point() else torch.int64
     total = tensor.detach().to(wide, copy=True)
     sum_in_place(total)
@@ -92,13 +93,13 @@ def sum_in_place(tensor: torch.Tensor) -> None:
 
 
 def all_objects(mine: Any) -> list[Any]:
-    """What every rank gives, in the order of the ranks, on all of them; plain data and tensors.
+    """What every rank gives, in the order of the ranks, on all of them; plain data and tensors, which come on the CPU.
 
     >>> all_objects("a")
     ['a']
     """
     all_numbers(())
-    return _gather_objects(mine)
+    return _gather_objects(map_leaves(mine, lambda leaf: leaf.cpu() if isinstance(leaf, torch.Tensor) else leaf))
 
 
 def of_main(mine: Any) -> Any:
@@ -129,7 +130,7 @@ def share_tensors(tensors: Iterable[torch.Tensor], source: int = 0) -> None:
         alike.setdefault((tensor.dtype, tensor.device), []).append(tensor.detach())
     for group in alike.values():
         flat = torch.cat([tensor.reshape(-1) for tensor in group])
-        all_numbers((), f"{len(group)} {flat.dtype} {flat.numel()} of {source}")
+        all_numbers((), f"{len(group)} {flat.dtype} {flat.numel()} of {source} on {flat.device.type}")
         with together():
             # as bytes: gloo carries neither 16-bit integers nor 8-bit floats
             dist.broadcast(flat.view(torch.uint8), source, group=host_group() if flat.is_cpu else None)

@@ -27,7 +27,7 @@ __all__ = [
     "world_size",
 ]
 
-_LOST = re.compile("connect|closed|reset by peer|broken pipe|socket|timed out|timeout|aborted", re.IGNORECASE)
+_LOST = re.compile("connect|closed|reset by peer|broken pipe|socket|aborted", re.IGNORECASE)
 
 # where numbers on the CPU are told, by the group of all ranks, None where that can itself. Known weakly: a group that
 # lives on after it was destroyed keeps its threads, and a gloo rank that exits with them aborts now and then
@@ -103,7 +103,7 @@ def initialize(device: torch.device | str | None = None) -> bool:
         atexit.register(_finalize_at_exit)
     if _has_group():
         idist.get_world_size()  # Ignite's collective, here where every rank is
-        _makehost_group()
+        _make_host_group()
     return made
 
 
@@ -128,7 +128,7 @@ def host_group() -> Any:
     return _host_groups.get(dist.group.WORLD)
 
 
-def _makehost_group() -> None:
+def _make_host_group() -> None:
     """An nccl group cannot carry numbers on the CPU, and to read one from the device would wait for it."""
     if dist.group.WORLD not in _host_groups:
         carries_numbers = "cpu:" in dist.get_backend_config()

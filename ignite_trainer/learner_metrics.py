@@ -27,7 +27,7 @@ from .engines import CancellableEngine, always
 from .means import Ratio
 from .metrics import Accuracy, BatchMean, Loss, UpdatedMetric, accuracy
 
-__all__ = ["attach_metrics", "check_for_ranks", "is_foreign", "metrics_from"]
+__all__ = ["attach_metrics", "check_for_ranks", "metrics_from", "needs_a_batch"]
 
 _GATHERING = (
     EpochMetric,
@@ -104,7 +104,12 @@ def _parts_of(metric: Metric) -> Iterator[Metric]:
                 yield from _parts_of(part)
 
 
-def is_foreign(metric: Metric) -> bool:
+def needs_a_batch(metric: Metric) -> bool:
+    """Whether a metric combines ranks itself, and each of them has to have seen a batch for that."""
+    return metric.gathers if isinstance(metric, UpdatedMetric) else _is_foreign(metric)
+
+
+def _is_foreign(metric: Metric) -> bool:
     """Whether a metric is Ignite's own or a user's, which adds up its ranks itself."""
     return not isinstance(metric, (Ratio, UpdatedMetric))
 
@@ -147,7 +152,7 @@ def _attach_metric(engine: Engine, name: str, metric: Metric) -> None:
             value = engine.state.metrics[name]
             if not isinstance(value, Real):
                 shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
-                by_itself = ", or attach it with attach(learn.evaluator, name)" if is_foreign(metric) else ""
+                by_itself = ", or attach it with attach(learn.evaluator, name)" if _is_foreign(metric) else ""
                 raise TypeError(
                     f"a metric is one number an epoch; {name!r} computed a {type(value).__name__}{shape}: have it "
                     f"averaged, give a metric for each number{by_itself}"

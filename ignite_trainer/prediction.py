@@ -22,8 +22,8 @@ def predict(learn: LearnerLike, dl: Any) -> Tensor:
     check_loader(dl, 1, "prediction")
     outputs, ranks = [], learn.ranks
     learn.share_model()
-    first = dl.order.batch if isinstance(dl, OrderedLoader) else 0
     with nullcontext() if ranks is None else ranks.share_of(dl, training=False):
+        first = dl.order.batch if isinstance(dl, OrderedLoader) else 0
         with modes_kept(learn.model), torch.no_grad():
             learn.model.eval()
             for batch in batches_of(dl):

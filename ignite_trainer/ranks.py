@@ -17,7 +17,7 @@ from .distributed import rank, world_size
 from .events import Scope
 from .gradients import GradientWindow
 from .learner_like import LearnerLike
-from .learner_metrics import check_for_ranks, is_foreign
+from .learner_metrics import check_for_ranks, needs_a_batch
 from .loadable import shapes_of
 from .loss_size import LossSize
 from .rank_gradients import RankWindow
@@ -49,7 +49,7 @@ class Ranks:
 
     Callbacks and handlers run on every rank and may cancel, stop or raise on one of them alone. A cancelled batch
     concerns that rank only. A cancelled epoch or fit, a stop or a request reaches the others at the next *agreement*,
-    one small reduction on the CPU: in the step of each batch, when its handlers have run, and at the ends of epochs.
+    one small exchange on the CPU: in the step of each batch, when its handlers have run, and at the ends of epochs.
     After a cancel the rank goes on until then, without calling handlers, so that all ranks always come to the same
     agreements in the same order.
 
@@ -184,14 +184,15 @@ class Ranks:
         """Agree on whether it was cancelled anywhere.
 
         Raises:
-            ValueError: an Ignite metric, and a rank without a batch, whose sums then have another shape.
+            ValueError: an Ignite metric, or one that gathers, and a rank without a batch, which has other shapes then.
         """
         (n_without,) = self.agree(self.learn.evaluator, [self.learn.evaluator.place < 0])
-        foreign = [name for name, metric in self.learn.metrics.items() if is_foreign(metric)]
-        if n_without and foreign:
+        needing = [name for name, metric in self.learn.metrics.items() if needs_a_batch(metric)]
+        if n_without and needing:
             raise ValueError(
-                f"Ignite's metrics add up ranks that all have a batch; {n_without:.0f} of {self.world} have none here, "
-                f"for the metric {foreign[0]!r}: take a larger batch_size or fewer ranks, or a function (preds, y)"
+                f"Ignite's metrics, and torchmetrics' that gather, need a batch on every rank; {n_without:.0f} of "
+                f"{self.world} have none here, for the metric {needing[0]!r}: take a larger batch_size or fewer ranks, "
+                "or a function (preds, y)"
             )
 
     def share_model(self) -> None:

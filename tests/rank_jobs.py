@@ -408,6 +408,8 @@ def refusals():
         "rows": lambda: learner(points(8), model=lambda: Sum()).predict(ours),
         "few": lambda: learner(points(8), metrics={"a": IgniteAccuracy()}).evaluate(TensorLoader(*points(1))),
         "other loader": lambda: learner(points(8)).evaluate(TensorLoader(*points(8 + rank()))),
+        "lists": evaluates_with_lists,
+        "place": predicts_from_another_place,
         "doubled": lambda: learner(points(8), metrics={"roc": EpochMetric(lambda preds, y: 0.0) * 2.0}),
         "own metric": lambda: learner(points(8), metrics={"own": Share()}).evaluate(TensorLoader(*points(9))),
         "resume": lambda: learner(points(8), cbs=[Checkpoint(RUN)]).fit(1, resume="/nothing/there.pt"),
@@ -428,6 +430,25 @@ def refusals():
         except (TypeError, ValueError, OSError, RuntimeError) as error:
             texts[name] = f"{type(error).__name__}: {error}"
     return texts
+
+
+def evaluates_with_lists():
+    """By a metric of torchmetrics that keeps all scores, with one sample."""
+    import_torchvision()
+    from torchmetrics.classification import MulticlassAUROC  # here, as it takes seconds
+
+    metric = MulticlassAUROC(3, thresholds=None)
+    learner(points(8), metrics={"a": metric}).evaluate(TensorLoader(*points(1)))
+
+
+def predicts_from_another_place():
+    """By a loader that rank 0 has put at its second batch, and the other not."""
+    learn, loader = learner(points(8)), TensorLoader(*points(12), batch_size=4)
+    if rank() == 0:
+        loader.seek(0, 1)
+    preds = learn.predict(loader)
+    expected = torch.cat([learn.model(x).detach() for x in points(12)[0][4:].split(4)])
+    raise RuntimeError("rows in order" if torch.allclose(preds, expected) else "others")
 
 
 class AtPoint(Callback):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ignite_trainer import collectives, distributed
+from ignite_trainer import call_places, collectives, distributed
 
 ROOT = Path(__file__).parents[1]
 
@@ -257,6 +257,27 @@ sum_float64(torch.ones(1))
     assert gone == ""
     line = r"rank 0 ends, as another rank is gone; that one's error tells why \(.+\)\n"
     assert re.fullmatch(line, left), left
+
+
+def test_rank_when_another_is_slower_than_the_timeout_then_says_where_it_waited(tmp_path):
+    program = """
+import datetime
+dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=3))
+initialize("cpu")
+if rank() == 0:
+    time.sleep(6)
+barrier()
+"""
+    run = torchrun(START + program, tmp_path)
+    assert run.returncode == 1
+    assert re.search(r"rank1.*File .*program.py\", line \d+, in <module>\n.*barrier\(\)", run.stderr, re.DOTALL)
+    assert "rank 1 ends, as another rank is gone" not in run.stderr
+
+
+def test_place_of_a_user_whose_folder_is_called_like_the_package_is_found():
+    beside = Path(call_places.__file__).parent.with_name("ignite_trainer_jobs") / "job.py"
+    place = eval(compile("place_of_user()", str(beside), "eval"), {"place_of_user": call_places.place_of_user})
+    assert place == "line 1 of job.py"
 
 
 def test_job_on_ranks_whose_folders_are_not_shared_then_ends_well_with_the_test_of_the_best_weights(tmp_path):

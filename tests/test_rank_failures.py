@@ -146,6 +146,8 @@ REFUSED = {
     "rates": "RuntimeError: all ranks .* of group 0 is 0.0015625 on rank 1 and 0.00078125 on rank 0: change them in",
     "groups": "RuntimeError: all ranks .*; the optimizer of rank 1 has 1 groups of parameters, that of rank 0 2: ch",
     "few": "ValueError: .*; 1 of 2 have none here, for the metric 'a': take a larger batch_size or fewer ranks",
+    "lists": "ValueError: .*; 1 of 2 have none here, for the metric 'a': take a larger batch_size or fewer ranks",
+    "place": "RuntimeError: rows in order",
 }
 
 

@@ -70,7 +70,7 @@ def evaluate(
     with mistakes():
         load_weights(job.learn.model, weights_file(run))
         results = job.learn.evaluate(loader_of(dataset, job.options))
-    matrix = sum_float64(counts.matrix).cpu()
+    matrix = sum_float64(counts.matrix.cpu())
     say(f"{split}: {int(matrix.sum())} samples, loss {results['loss']:.4f}, accuracy {results['accuracy']:.2%}", "")
     say(*_classes(matrix, known.classes), "", *_confusion(matrix, known.classes))
     return 0
