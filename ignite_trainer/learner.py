@@ -83,6 +83,7 @@ class Learner(LearnerParts):
 
     Attributes:
         epoch, iter: of the batch that is running, from 0; ``step`` counts optimizer steps of this fit.
+        steps_before: in a step of one's own, those of the batches before this one.
         batch, preds, loss: of the batch that is running; callbacks may assign them.
         opt, dl, epochs, n_epochs: optimizer, loader, range of epochs and number of epochs of this fit. Unless it was
             given as ``optimizer``, the next fit makes another optimizer, whatever was done to this one; after another
@@ -345,6 +346,8 @@ class Learner(LearnerParts):
     def callback(self, method_name: str) -> None:
         """Call a method of that name, a point or one's own, on every callback that has it."""
         self.called_by_name.add(method_name)
+        if method_name == "after_step" and self.has_own_step:
+            self.step = self.steps_before + 1
         run_cbs(self.cbs, method_name, self)
 
     def save(self, path: str | Path) -> None:
@@ -501,7 +504,7 @@ class Learner(LearnerParts):
     def _start_afresh(self, n_epochs: int) -> None:
         """What a fit of so many epochs begins with; a resumed one then goes on from what was saved."""
         self.n_epochs, self.epochs = n_epochs, range(n_epochs)
-        self.epoch = self.step = 0
+        self.epoch = self.step = self.steps_before = 0
         self.history: list[dict[str, float]] = []
         self.results: dict[str, float] = {}
         self.stop_reason, self.outcome = "", "finished"

@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -203,9 +203,7 @@ class OptimizerOptions:
             raise ValueError("a Learner needs lr, for opt_func, or optimizer, an instance; got both")
         if optimizer is not None and param_groups is not None:
             raise ValueError("param_groups are for opt_func; the optimizer given has groups already: leave them out")
-        if isinstance(param_groups, Iterator):
-            param_groups = list(param_groups)  # each fit reads them
-        self.optimizer, self.param_groups = optimizer, param_groups
+        self.optimizer, self.param_groups = optimizer, _own_groups(param_groups)
         self.check_rate(lr)
 
     def check_rate(self, lr: Any) -> None:
@@ -222,14 +220,29 @@ class OptimizerOptions:
         """
         if self.optimizer is None:
             groups = model.parameters() if self.param_groups is None else self.param_groups
-            if callable(groups):
-                groups = groups(model)
+            groups = _own_groups(groups(model) if callable(groups) else groups)
             rate = () if lr is None else (lr.clone() if isinstance(lr, Tensor) else lr,)
             optimizer = opt_func(groups, *rate)
         else:
             optimizer = self.optimizer
         check_tensors(optimizer, model)
         return optimizer
+
+
+def _own_groups(groups: Any) -> Any:
+    """Groups that an optimizer may keep and change, as torch's do, or read once; None and a function as they are."""
+    if groups is None or callable(groups):
+        return groups
+    return [
+        {name: _own_value(value, name) for name, value in group.items()} if isinstance(group, Mapping) else group
+        for group in groups
+    ]
+
+
+def _own_value(value: Any, name: str) -> Any:
+    if isinstance(value, Tensor):  # a parameter, or a rate that is changed in place
+        return value if name == "params" else value.clone()
+    return list(value) if name == "params" else value
 
 
 def _holds(key: str, names: list[str]) -> bool:

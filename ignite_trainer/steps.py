@@ -196,7 +196,8 @@ def own_step(step: Step, prepare: Prepare, autocast: Any, window: GradientWindow
     if isinstance(step, TrainStep):
         return step
 
-    def prepared_and_counted(learn: LoopLike) -> Any:
+    def prepared_and_counted(learn: Any) -> Any:
+        learn.steps_before = learn.step
         learn.batch, learn.loss = prepare(learn.batch), None
         output = step(learn)
         if not isinstance(learn.loss, Tensor):
@@ -204,7 +205,7 @@ def own_step(step: Step, prepare: Prepare, autocast: Any, window: GradientWindow
                 f"a step of one's own leaves learn.preds and learn.loss, a 0-d tensor; got {learn.loss!r} as the loss: "
                 "assign learn.loss = ..."
             )
-        learn.step += 1
+        learn.step = learn.steps_before + 1  # as it is since learn.callback("after_step"), if that was called
         return output
 
     return prepared_and_counted

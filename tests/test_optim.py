@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn, optim
 
-from ignite_trainer import Checkpoint, Learner, LRFinder, Progress, RunFiles, TensorBoard, check, curves
+from ignite_trainer import Checkpoint, Learner, LRFinder, Progress, RunFiles, Schedule, TensorBoard, check, curves
 from ignite_trainer.models import MLP
 from ignite_trainer.optim import param_groups
 from tests.event_records import scalars
@@ -195,3 +195,37 @@ def test_optimizer_without_a_rate_then_trains_and_resumes_and_its_rate_is_nan(ra
     nothing = [(torch.zeros_like(x), y) for x, y in batches]
     (hint,) = (finding for finding in check(make(nothing)).hints if finding.kind == "cannot be overfitted")
     assert " in 100 steps: look at " in hint.text
+
+
+@pytest.mark.parametrize("as_iterators", [False, True], ids=["lists", "iterators"])
+def test_list_of_groups_when_fits_and_trials_have_used_it_then_is_as_it_was_given(as_iterators):
+    def fitted(*between):
+        torch.manual_seed(0)
+        model = MLP(3, 4, 2)
+        groups = [
+            {"params": part.parameters() if as_iterators else list(part.parameters()), "lr": rate, "weight_decay": 0.1}
+            for part, rate in ((model.l1, 0.1), (model.l2, torch.tensor(0.2)))
+        ]
+        batch = torch.randn(4, 3), torch.tensor([0, 1, 1, 0])
+        learn = Learner(
+            model,
+            ([batch] * 4, [batch]),
+            nn.CrossEntropyLoss(),
+            opt_func=torch.optim.SGD,
+            param_groups=groups,
+            cbs=[Schedule(lambda step: 0.5**step)],
+            device="cpu",
+        )
+        for call in between:
+            call(learn)
+        start = {name: weight.clone() for name, weight in model.state_dict().items()}
+        learn.fit(2)
+        rates = [float(group["lr"]) for group in learn.opt.param_groups]
+        learn.model.load_state_dict(start)
+        learn.fit(2)
+        return rates, [float(group["lr"]) for group in learn.opt.param_groups], dict(groups[0])
+
+    first, second, group = fitted()
+    assert first == second == pytest.approx([0.1 * 0.5**7, 0.2 * 0.5**7])
+    assert group.keys() == {"params", "lr", "weight_decay"}
+    assert fitted(check, lambda learn: LRFinder(learn).run())[:2] == (first, second)

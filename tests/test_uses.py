@@ -443,6 +443,43 @@ def own_step(learn):
     return learn.loss.detach()
 
 
+class Rates(Callback):
+    """Notes the rate and the number of steps after each step, and the rate at the end of the fit."""
+
+    order = 90
+
+    def __init__(self):
+        self.seen = []
+
+    def after_step(self, learn):
+        self.seen.append((learn.step, learn.opt.param_groups[0]["lr"]))
+
+    def after_fit(self, learn):
+        self.after_step(learn)
+
+
+def test_step_of_ones_own_when_it_calls_after_step_then_callbacks_see_what_the_built_in_step_shows_them():
+    seen = []
+    for step in (None, own_step):
+        rates = Rates()
+        torch.manual_seed(0)
+        model = mlp()
+        optimizer = optim.SGD(model.parameters(), 0.1, momentum=0.9)
+        learn = Learner(
+            model,
+            (DATA, DATA),
+            nn.CrossEntropyLoss(),
+            cbs=[Schedule(one_cycle()), rates],
+            optimizer=optimizer,
+            step=step,
+        )
+        for _ in range(2):
+            learn.fit(2)
+        seen.append(rates.seen)
+    assert seen[0] == seen[1]
+    assert seen[0][0][0] == 1
+
+
 def silent_step(learn):
     own_step(Quiet(learn))
     return learn.loss.detach()
