@@ -13,6 +13,7 @@ from torch import nn
 
 from .engines import CancellableEngine
 from .files import Aside
+from .optim import OptimizerOptions
 
 __all__ = ["LearnerLike"]
 
@@ -27,6 +28,7 @@ class LearnerLike(Protocol):
     loss_func: Any
     lr: Any
     opt_func: Any
+    optimizer_options: OptimizerOptions
     opt: Any
     device: torch.device
     device_given: bool

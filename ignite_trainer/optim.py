@@ -18,6 +18,7 @@ __all__ = [
     "check_rate",
     "check_step",
     "check_tensors",
+    "is_plain_number",
     "param_groups",
     "plain_rate",
     "rates_of",
@@ -122,6 +123,12 @@ def plain_rate(lr: Any) -> Any:
     return lr.item() if is_numpys else lr
 
 
+def is_plain_number(value: Any) -> bool:
+    """Whether an option is a number, or several, that a saved one can be compared with."""
+    parts = value if isinstance(value, tuple) else (value,)
+    return all(type(part) in (int, float) for part in parts)
+
+
 def rates_of(optimizer: Any) -> list[float]:
     """The learning rate of each group of parameters; NaN of one without, as where an optimizer finds its own."""
     rates = [group.get("lr") for group in getattr(optimizer, "param_groups", None) or ()]
@@ -191,6 +198,9 @@ class OptimizerOptions:
         lr: learning rate for the one that is made; None: its groups have their own.
         param_groups: a list of groups, or a function from the model to one; None: all parameters.
 
+    Attributes:
+        groups_made: of ``param_groups``, what the last optimizer began with.
+
     Raises:
         TypeError: a class or something without ``step`` as the optimizer, something else than a number as the rate.
         ValueError: neither an instance nor a rate, or both.
@@ -204,6 +214,7 @@ class OptimizerOptions:
         if optimizer is not None and param_groups is not None:
             raise ValueError("param_groups are for opt_func; the optimizer given has groups already: leave them out")
         self.optimizer, self.param_groups = optimizer, _own_groups(param_groups)
+        self.groups_made: list[dict[str, Any]] = []
         self.check_rate(lr)
 
     def check_rate(self, lr: Any) -> None:
@@ -223,6 +234,8 @@ class OptimizerOptions:
             groups = _own_groups(groups(model) if callable(groups) else groups)
             rate = () if lr is None else (lr.clone() if isinstance(lr, Tensor) else lr,)
             optimizer = opt_func(groups, *rate)
+            if self.param_groups is not None:
+                self.groups_made = [dict(group) for group in getattr(optimizer, "param_groups", ())]
         else:
             optimizer = self.optimizer
         check_tensors(optimizer, model)

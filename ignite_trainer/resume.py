@@ -76,18 +76,21 @@ def _snapshot(learn: LearnerLike, done: bool) -> dict[str, Any]:
 def restore(learn: LearnerLike, state: dict[str, Any]) -> None:
     """Put a fit back where a ``snapshot`` was taken; the random generators last."""
     loads_optimizer = hasattr(learn.opt, "load_state_dict")
-    if loads_optimizer:
-        check_groups(learn.opt, state["optimizer"])  # refused before anything is put back
+    with_state = {name: cb for name, cb in stateful(learn.cbs).items() if name in state["callbacks"]}
+    if loads_optimizer:  # refused before anything is put back
+        check_groups(learn.opt, state["optimizer"])
+    for name, cb in with_state.items():
+        if hasattr(cb, "check_state_dict"):
+            cb.check_state_dict(state["callbacks"][name])
     learn.model.load_state_dict(state["model"])
     if state["loss"]:
         learn.loss_func.load_state_dict(state["loss"])
     if loads_optimizer:
-        learn.opt.load_state_dict(state["optimizer"])
+        _load_optimizer(learn.opt, state["optimizer"])
     if learn.scaler is not None:
         learn.scaler.load_state_dict(state["scaler"])
-    for name, cb in stateful(learn.cbs).items():
-        if name in state["callbacks"]:
-            cb.load_state_dict(copy.deepcopy(state["callbacks"][name]))  # some keep or empty what they get
+    for name, cb in with_state.items():
+        cb.load_state_dict(copy.deepcopy(state["callbacks"][name]))  # some keep or empty what they get
     progress = state["progress"]
     learn.step, learn.epoch = progress["step"], progress["epoch"]
     learn.history = [dict(row) for row in state["history"]]
@@ -100,6 +103,15 @@ def restore(learn: LearnerLike, state: dict[str, Any]) -> None:
         else:
             _set_generators(dl, saved["generators"])
     set_rng_state(state["rng"])
+
+
+def _load_optimizer(optimizer: Any, saved: dict[str, Any]) -> None:
+    """Load its state; what a scheduler that was not there has just put into the groups stays in them."""
+    prepared = [dict(group) for group in getattr(optimizer, "param_groups", ())]
+    optimizer.load_state_dict(saved)
+    for group, before in zip(getattr(optimizer, "param_groups", ()), prepared, strict=True):
+        for name, value in before.items():
+            group.setdefault(name, value)
 
 
 class Resumption:
@@ -160,7 +172,7 @@ class Resumption:
                 f"finished before, after epoch {progress['epoch']} and step {learn.step}; nothing was left to train"
             )
             return n_epochs, 0
-        warn_of_lost_state(learn, learn.resumed_from)
+        warn_of_lost_state(learn, learn.resumed_from, state["callbacks"])
         if progress["batch"]:
             learn.trainer.opener = MidEpoch(learn, state).begin
         return progress["epoch"], progress["iteration"]

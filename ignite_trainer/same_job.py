@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from .callbacks import in_order
 from .learner_like import LearnerLike
 from .loadable import UNKNOWN, shapes_of
 from .nests import tensors_in
+from .optim import is_plain_number
 from .shares import loader_identity
 from .user_warnings import warn_user
 
@@ -75,8 +76,13 @@ def check_groups(optimizer: Any, saved: dict[str, Any]) -> None:
         )
 
 
-def warn_of_lost_state(learn: LearnerLike, path: Any) -> None:
-    """Say what has a state that no checkpoint holds: native handlers, and an optimizer without ``state_dict``.
+def warn_of_lost_state(learn: LearnerLike, path: Any, saved: Collection[str]) -> None:
+    """Say what has a state that the checkpoint lacks: native handlers, an optimizer without ``state_dict``, callbacks.
+
+    Args:
+        learn: the Learner.
+        path: the checkpoint, for the message.
+        saved: the names of the callbacks in it.
 
     Warns:
         UserWarning: it begins anew, where the rest of the fit goes on.
@@ -92,6 +98,7 @@ def warn_of_lost_state(learn: LearnerLike, path: Any) -> None:
         ours = {id(parameter) for parameter in learn.model.parameters()}
         if any(id(tensor) not in ours for _, tensor in tensors_in(getattr(learn.opt, "__dict__", {}))):
             lost.append(f"{type(learn.opt).__name__}, which has no state_dict")
+    lost += [f"{name}, which was not there" for name in stateful(learn.cbs) if name not in saved]
     for name in lost:
         warn_user(
             f"{path} has no state of {name}: it begins anew; callbacks and optimizers with state_dict and "
@@ -134,8 +141,15 @@ def options_of(learn: LearnerLike) -> dict[str, Any]:
     defaults = dict(getattr(learn.opt, "defaults", {}))
     if learn.lr is not None:
         defaults.pop("lr", None)
+    groups = {
+        f"{name} of group {i}": value
+        for i, group in enumerate(learn.optimizer_options.groups_made)
+        for name, value in group.items()
+        if is_plain_number(value)
+    }
     return {
-        **{f"optimizer.{name}": value for name, value in defaults.items() if _is_plain_number(value)},
+        **{f"optimizer.{name}": value for name, value in defaults.items() if is_plain_number(value)},
+        **groups,
         "accumulate": learn.accumulate,
         "precision": learn.precision,
         "optimizer": type(learn.opt).__name__,
@@ -161,8 +175,3 @@ def _identities(saved: dict[str, Any], loader: Any) -> tuple[dict[str, Any], dic
     if "generators" in saved:
         then["generators"], now["generators"] = len(saved["generators"]), len(generators_of(loader))
     return then, now
-
-
-def _is_plain_number(value: Any) -> bool:
-    parts = value if isinstance(value, tuple) else (value,)
-    return all(type(part) in (int, float) for part in parts)

@@ -303,6 +303,61 @@ def test_resume_when_a_schedule_spans_another_run_then_is_refused(tmp_path):
         plain(tmp_path, cbs=[Schedule(one_cycle(0.5))]).fit(3, resume=True)
 
 
+SCHEDULES = {
+    "kind": (one_cycle(0.5), lambda step: 0.9**step, "kind was 'one_cycle' then and is 'LambdaLR' now"),
+    "highest rate": (one_cycle(0.5), one_cycle(0.1), "max_lr was 0.5 then and is 0.1 now"),
+    "highest rate that is given": (one_cycle(), one_cycle(0.1), "max_lr was None then and is 0.1 now"),
+    "torch's options": (
+        lambda opt: optim.lr_scheduler.StepLR(opt, 1, gamma=0.5),
+        lambda opt: optim.lr_scheduler.StepLR(opt, 1, gamma=0.1),
+        "gamma was 0.5 then and is 0.1 now",
+    ),
+    "torch's highest rate": (
+        lambda opt: optim.lr_scheduler.OneCycleLR(opt, 0.5, 10),
+        lambda opt: optim.lr_scheduler.OneCycleLR(opt, 0.1, 10),
+        r"max_lr was \(0.5,\) then and is \(0.1,\) now",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", SCHEDULES)
+def test_resume_when_the_schedule_is_another_then_is_refused_with_both_before_anything_is_put_back(what, tmp_path):
+    then, now, text = SCHEDULES[what]
+    plain(tmp_path, cbs=[Schedule(then), TimeLimit(1e-9)]).fit(2)
+    learn = plain(tmp_path, cbs=[Schedule(now)])
+    before = copy.deepcopy(learn.model.state_dict())
+    with pytest.raises(ValueError, match=f"a resumed Schedule goes on with what was saved; its {text}: give the same"):
+        learn.fit(2, resume=True)
+    assert equal(learn.model.state_dict(), before)
+
+
+@pytest.mark.parametrize("schedule", [one_cycle(0.5), lambda opt: optim.lr_scheduler.ExponentialLR(opt, 0.5)])
+def test_resume_when_a_schedule_is_new_then_warns_that_it_begins_anew_and_goes_on(schedule, tmp_path):
+    plain(tmp_path, cbs=[TimeLimit(1e-9)]).fit(2)
+    learn = plain(tmp_path, cbs=[Schedule(schedule)])
+    with pytest.warns(UserWarning, match="has no state of Schedule, which was not there: it begins anew"):
+        learn.fit(2, resume=True)
+    assert learn.step == 10
+
+
+def test_resume_when_the_options_of_groups_changed_then_is_refused_with_both(tmp_path):
+    def make(rate):
+        learn = plain(tmp_path)
+        groups = [
+            {"params": learn.model[0].parameters(), "weight_decay": 0.1},
+            {"params": learn.model[2].parameters(), "lr": rate},
+        ]
+        dls, loss_func = learn.dls, nn.CrossEntropyLoss()
+        return Learner(
+            learn.model, dls, loss_func, 0.1, [Checkpoint()], param_groups=groups, device="cpu", folder=tmp_path
+        )
+
+    make(0.5).fit(1)
+    make(0.5).fit(2, resume=True)
+    with pytest.raises(ValueError, match=r"was saved with lr of group 1 0\.5, the option has 0\.01 now"):
+        make(0.01).fit(3, resume=True)
+
+
 def test_resume_when_a_schedule_of_epochs_spans_another_run_then_is_refused_without_a_length_too(tmp_path):
     def make():
         learn = plain(tmp_path, cbs=[Schedule(warmup_cosine(warmup_steps=1), step="epoch")])

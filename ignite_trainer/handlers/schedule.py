@@ -6,16 +6,20 @@ import math
 import warnings
 from typing import Any, Literal
 
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from ..callbacks import Callback
 from ..epochs import loader_length
 from ..learner_like import LearnerLike
+from ..optim import is_plain_number
 from ..schedules import LRSchedule, build_scheduler
 from ..user_warnings import warn_user
 from .best import check_monitor, direction_of
 
 __all__ = ["Schedule"]
+
+# what schedulers of torch 2.13 count with; their other numbers are options
+_PROGRESS = {"last_epoch", "_step_count", "_is_initial", "T_cur", "T_i", "best", "num_bad_epochs", "cooldown_counter"}
 
 
 class Schedule(Callback):
@@ -54,6 +58,7 @@ class Schedule(Callback):
         self.spec, self.every, self.monitor = scheduler, step, monitor
         self.scheduler: Any = None
         self._laid_out: int | None = None  # over so many of its own steps
+        self._made_of: dict[str, Any] = {}
         self._steps_before_epoch = 0
         self._left_out: tuple[float, ...] | None = None  # what the step after the last would have been given
         if step != "batch":
@@ -68,6 +73,7 @@ class Schedule(Callback):
             self.scheduler = None
             return
         self.scheduler = build_scheduler(self.spec, learn.opt, self._laid_out)
+        self._made_of = _made_of(self.spec, self.scheduler)
         if self.scheduler is former and left_out is not None:  # one that is kept over fits goes on
             self._step(*left_out, last=False)
         if isinstance(self.scheduler, ReduceLROnPlateau) != (self.every == "validate"):
@@ -109,14 +115,16 @@ class Schedule(Callback):
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "steps_before_epoch": self._steps_before_epoch,
             "laid_out": self._laid_out,
+            "made_of": self._made_of,
             "left_out": self._left_out,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a ``state_dict``; called after ``before_fit``.
+    def check_state_dict(self, state: dict[str, Any]) -> None:
+        """Refuse a ``state_dict`` of another schedule; called after ``before_fit``, before anything is put back.
 
         Raises:
-            ValueError: a schedule over the whole run, and the run has another length now.
+            ValueError: a schedule over the whole run, and the run has another length now; another schedule, or one of
+                other options, as the saved ones would be gone on with.
         """
         if self.scheduler is None:
             return
@@ -127,9 +135,21 @@ class Schedule(Callback):
                 f"{self.spec} was laid out over {before} {unit}, the run has {self._laid_out} now: the same number of "
                 "epochs is needed to resume"
             )
+        then = state["made_of"]
+        for name, now in self._made_of.items():
+            if then.get(name, now) != now:
+                raise ValueError(
+                    f"a resumed Schedule goes on with what was saved; its {name} was {then[name]!r} then and is "
+                    f"{now!r} now: give the same, or begin another fit with learn.load(path)"
+                )
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a ``state_dict``; called after ``before_fit``."""
+        if self.scheduler is None:
+            return
         self.scheduler.load_state_dict(state["scheduler"])
         self._steps_before_epoch = state["steps_before_epoch"]
-        if state["left_out"] is not None and (self._laid_out or 0) > before:
+        if state["left_out"] is not None and (self._laid_out or 0) > state["laid_out"]:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
                 self._step(*state["left_out"], last=False)  # the optimizer has stepped, before this process began
@@ -140,3 +160,18 @@ class Schedule(Callback):
             return int(learn.n_epochs * math.ceil(loader_length(learn.dl) / learn.accumulate))
         except TypeError:
             return None
+
+
+def _made_of(spec: Any, scheduler: Any) -> dict[str, Any]:
+    """What tells a scheduler from one of another kind or of other options: plain data."""
+    kind, options = type(scheduler).__name__, dict(vars(scheduler))
+    if isinstance(spec, LRSchedule):
+        kind, options = spec.name, {**options, **spec.options}
+    elif isinstance(scheduler, OneCycleLR):  # has them in the groups
+        options["max_lr"] = tuple(group["max_lr"] for group in scheduler.optimizer.param_groups)
+    plain = {
+        name: value
+        for name, value in options.items()
+        if name not in _PROGRESS and (value is None or isinstance(value, bool) or is_plain_number(value))
+    }
+    return {"kind": kind, **plain}
