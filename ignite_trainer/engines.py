@@ -1,8 +1,9 @@
 """The Ignite engine whose handlers may cancel the batch, the epoch or the fit.
 
 All private names of Ignite that the package touches are in this file: ``_fire_event``, ``_compare_handlers``,
-``_is_done``, ``_get_data_length``, ``_event_handlers`` (pinned by ``tests/test_engines.py``). The one exception is the
-mark of a filtered handler, ``_parent``, which ``handler_calls.py`` looks for.
+``_is_done``, ``_get_data_length``, ``_event_handlers``, ``_handle_exception``, ``_maybe_terminate_legacy``,
+``_dataloader_iter`` (pinned by ``tests/test_engines.py``). The one exception is the mark of a filtered handler,
+``_parent``, which ``handler_calls.py`` looks for.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ class CancellableEngine(Engine):
         self.place, self.cancelled, self.widest = -1, 0, Scope.FIT
         self.partners: tuple[CancellableEngine, ...] = (self,)
         self._request: CancelException | None = None
-        self._ends_after_batch = False
+        self._ends_after_batch = self._has_told = False
         self._epochs: Epochs | None = None
         self.around: Callable[[CancellableEngine], AbstractContextManager[None]] = lambda engine: nullcontext()
         self.before_loader: Callable[[Any], None] | None = None
@@ -136,6 +137,7 @@ class CancellableEngine(Engine):
             raise RuntimeError(f"an engine runs once at a time; this {self.phase} engine is in the middle of a run")
         if self.ranks is None:  # else it is looked at before it is shared out: a share may be empty
             check_loader(data, (max_epochs or 1) if epoch_length is None else 1, self.phase)
+        self._has_told = False
         self._epochs = Epochs(self, data, whole=epoch_length is None and max_iters is None)
         if self._epochs.whole:
             self.state.epoch_length = None
@@ -145,6 +147,20 @@ class CancellableEngine(Engine):
         finally:
             self._epochs.batches = None  # state.dataloader keeps the rest, and this would keep the loader's workers
             self._epochs = None
+
+    def _handle_exception(self, e: BaseException) -> None:
+        """Tell the handlers of EXCEPTION_RAISED, once a run; then the exception goes on, unless they end the run.
+
+        0.5.5 swallows it wherever there is such a handler, or was one, and goes on with the next epoch.
+        """
+        if self._has_told:
+            raise e
+        self._has_told, had_ended = True, self.should_terminate
+        self._fire_event(Events.EXCEPTION_RAISED, e)
+        if had_ended or not self.should_terminate:
+            raise e
+        if self._dataloader_iter is not None:  # within an epoch, which is then not completed
+            self._maybe_terminate_legacy()
 
     def announce(self, event: TrainEvents) -> None:
         """Fire an event inside the step; where a handler cancels, the step is left.

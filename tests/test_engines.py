@@ -27,7 +27,10 @@ from ignite_trainer import (
 )
 from tests.tiny import count_calls
 
-PRIVATE = {"_fire_event", "_compare_handlers", "_is_done", "_get_data_length", "_event_handlers"}
+PRIVATE = {
+    *("_fire_event", "_compare_handlers", "_is_done", "_get_data_length", "_event_handlers"),
+    *("_handle_exception", "_maybe_terminate_legacy", "_dataloader_iter"),
+}
 
 
 def engine_of(seen):
@@ -250,6 +253,70 @@ def test_always_when_another_handler_cancels_then_is_called_to_the_end_of_the_ba
     assert seen_by(bare_trainer()) == expected
     if cancel is CancelEpochException:  # an evaluation is one epoch
         assert seen_by(bare_evaluator(nn.Linear(1, 1))) == expected[:1]
+
+
+def failing(engine):
+    """The names of the events after a second batch that fails, and what EXCEPTION_RAISED was told."""
+    seen, told = [], []
+
+    @engine.on(Events.ITERATION_COMPLETED(once=2))
+    def fail():
+        if not told:
+            raise ZeroDivisionError("at the second")
+
+    for event in (Events.EPOCH_COMPLETED, Events.TERMINATE, Events.COMPLETED):
+        engine.add_event_handler(event, lambda engine, event=event: seen.append(event.name))
+    engine.add_event_handler(Events.EXCEPTION_RAISED, lambda error: told.append(str(error)))
+    return seen, told
+
+
+def test_ignite_055_when_a_handler_is_told_of_an_exception_then_swallows_it_and_goes_on():
+    engine = engine_of([])
+    seen, told = failing(engine)
+    engine.run(BATCHES, max_epochs=2)
+    assert (seen, told) == (["EPOCH_COMPLETED", "EPOCH_COMPLETED", "COMPLETED"], ["at the second"])
+
+
+@pytest.mark.parametrize("loader", [BATCHES, lambda: iter(BATCHES)], ids=["with a length", "without"])
+def test_exception_when_a_handler_is_told_of_it_then_it_goes_on_and_the_next_run_goes_well(loader):
+    trainer = bare_trainer()
+    seen, told = failing(trainer)
+    with pytest.raises(ZeroDivisionError, match="at the second"):
+        trainer.run(loader, max_epochs=2)
+    assert (seen, told) == ([], ["at the second"])
+    trainer.state.max_epochs = None
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(once=7), lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError, match="division by zero"):
+        trainer.run(loader, max_epochs=2)
+    assert (seen, told) == (["EPOCH_COMPLETED"], ["at the second", "division by zero"])
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_exception_when_a_handler_that_is_told_of_it_ends_the_run_then_it_is_dealt_with(error):
+    trainer, seen = bare_trainer(), []
+
+    @trainer.on(Events.ITERATION_COMPLETED(once=2))
+    def fail():
+        raise error
+
+    trainer.add_event_handler(Events.EXCEPTION_RAISED, lambda error: trainer.terminate())
+    for event in (Events.EPOCH_COMPLETED, Events.TERMINATE, Events.COMPLETED):
+        trainer.add_event_handler(event, lambda engine, event=event: seen.append(event.name))
+    assert trainer.run(BATCHES, max_epochs=2).iteration == 2
+    assert seen == ([] if error is KeyboardInterrupt else ["TERMINATE", "COMPLETED"])  # as in Ignite
+
+
+def test_exception_when_the_run_had_been_ended_then_is_not_taken_for_one_that_was_dealt_with():
+    trainer = bare_trainer()
+
+    @trainer.on(Events.ITERATION_COMPLETED)
+    def fail():
+        trainer.terminate()
+        raise ZeroDivisionError
+
+    trainer.add_event_handler(Events.EXCEPTION_RAISED, lambda error: None)
+    with pytest.raises(ZeroDivisionError):
+        trainer.run(BATCHES, max_epochs=2)
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, CancelFitException])
