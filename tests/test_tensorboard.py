@@ -348,6 +348,24 @@ def test_tensorboard_when_a_run_is_stopped_to_be_resumed_then_its_last_step_is_n
         assert run[tag] == whole[tag]
 
 
+@pytest.mark.parametrize("step", [5, 6])
+def test_tensorboard_when_a_fit_raises_just_after_a_save_and_is_resumed_then_has_the_points_of_a_whole_run(
+    tmp_path, step
+):
+    def fit(name, cbs, resume):
+        torch.manual_seed(0)
+        board = TensorBoard(every_steps=4, **QUIET)
+        learner([board, Checkpoint(every_steps=1), *cbs], folder=tmp_path / name).fit(3, resume=resume)
+
+    fit("whole", [], False)
+    with pytest.raises(OSError, match="the disk"):
+        fit("run", [At("before_batch", raising(OSError("the disk")), step=step)], False)
+    fit("run", [], True)
+    whole, run = scalars(tmp_path / "whole"), scalars(tmp_path / "run")
+    for tag in ("loss/batch", "norm/gradient_mean", "lr/group0", "loss/train", "loss/valid"):
+        assert run[tag] == whole[tag]
+
+
 def test_tensorboard_outside_a_fit_then_does_nothing(tmp_path):
     learn = learner([TensorBoard(tmp_path)])
     learn.evaluate()

@@ -169,8 +169,7 @@ class TensorBoard(Callback):
         events, self.events = self.events, None
         try:
             if events.is_open:
-                if learn.outcome != "resumable" and not isinstance(error, SystemExit):
-                    # else they are in the checkpoint, and a point of the run that goes on
+                if not _are_in_a_checkpoint(learn, error):  # else they are a point of the run that goes on
                     dashboard.write_scalars_of_steps(events, learn, self._losses, self._norms)
                 dashboard.write_end(events, error)
                 dashboard.write_report(self._folder, learn, self.validation, self._names)
@@ -205,6 +204,14 @@ class TensorBoard(Callback):
         if self.events.is_open and self.graph:
             dashboard.write_graph(self.events, learn.model, learn.batch[0])
         self.events.flush()
+
+
+def _are_in_a_checkpoint(learn: LearnerLike, error: BaseException | None) -> bool:
+    """Whether the losses that are left at a fit's end were saved at its last step, to be gone on with."""
+    if learn.outcome == "resumable" or isinstance(error, SystemExit):
+        return True
+    steps = [getattr(cb, "saved_step", None) for cb in learn.cbs]
+    return (error is not None or learn.outcome == "broken") and learn.step in steps
 
 
 def _n_samples(learn: LearnerLike) -> int:
