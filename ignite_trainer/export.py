@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import zipfile
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -50,7 +51,24 @@ def save_weights(model: nn.Module, path: str | Path, metadata: dict[str, str] | 
 
     refuse_unsavable(model)
     content = save(_apart(model.state_dict()), metadata)  # in memory: its own writing hides what the disk says
-    write_aside(Path(path), lambda temporary: temporary.write_bytes(content))
+    end = 8 + int.from_bytes(content[:8], "little")
+    parts = _sorted_head(content[8:end]), memoryview(content)[end:]
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            file.writelines(parts)
+
+    write_aside(Path(path), write)
+
+
+def _sorted_head(head: bytes) -> bytes:
+    """The head of a safetensors file, and its length before it; safetensors 0.8 writes metadata in a random order."""
+    parsed = json.loads(head)
+    if "__metadata__" in parsed:
+        parsed["__metadata__"] = dict(sorted(parsed["__metadata__"].items()))
+    text = json.dumps(parsed, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def _apart(state: dict[str, Tensor]) -> dict[str, Tensor]:

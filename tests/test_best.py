@@ -131,6 +131,12 @@ def test_mode_auto_goes_by_the_name(monitor, mode):
     assert mode_for(monitor) == Best(monitor).mode == mode
 
 
+def test_mode_auto_when_the_name_does_not_tell_then_warns_and_takes_the_higher_for_better():
+    with pytest.warns(UserWarning, match="^mode='auto' goes by the name, and 'valid_x' does not tell: it is taken to"):
+        assert Best("valid_x").mode == "max"
+    assert Best("valid_x", mode="min").mode == "min"
+
+
 def test_mode_given_overrules_the_name():
     best = Best("margin_loss", mode="max")
     assert [best.update(1), best.update(2)] == [True, True]
@@ -170,7 +176,15 @@ def test_load_state_dict_of_another_monitor_or_mode_is_refused(other):
 
 
 @pytest.mark.parametrize(
-    ("name", "mode"), [("valid_wer", "min"), ("valid_NLL", "min"), ("valid_answer", "max"), ("valid_certainty", "max")]
+    ("name", "mode"),
+    [
+        ("valid_wer", "min"),
+        ("valid_NLL", "min"),
+        ("valid_crossentropy", "min"),
+        ("valid_fpr", "min"),
+        ("valid_answer", "max"),
+        ("valid_certainty", "max"),
+    ],
 )
 def test_mode_when_a_words_meaning_is_plain_then_goes_by_it(name, mode):
     assert mode_for(name) == mode

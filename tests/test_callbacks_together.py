@@ -1,5 +1,6 @@
 """The package's callbacks beside each other, outside a fit, subclassed, and over several fits."""
 
+import pickle
 import signal
 
 import pytest
@@ -16,6 +17,7 @@ from ignite_trainer import (
     Learner,
     NaNGuard,
     Progress,
+    RunFiles,
     Schedule,
     TensorBoard,
     TimeLimit,
@@ -36,6 +38,12 @@ class Rates(Callback):
     def before_batch(self, learn):
         if learn.model.training:
             self.seen.append(round(learn.opt.param_groups[0]["lr"], 6))
+
+
+@pytest.mark.parametrize("make", [EMA, EarlyStopping, Progress, RunFiles, NaNGuard, Checkpoint, TensorBoard])
+def test_callback_when_pickled_then_is_as_it_was_made(make):
+    cb = make()
+    assert vars(pickle.loads(pickle.dumps(cb))).keys() == vars(cb).keys()
 
 
 def test_two_checkpoints_then_both_note_a_signal_and_give_the_signals_back(tmp_path):

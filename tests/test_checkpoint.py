@@ -351,7 +351,7 @@ def best_step(folder):
 )
 def test_best_checkpoint_when_resumed_then_stays_unless_another_value_is_monitored(first, then, step, tmp_path):
     learner(tmp_path, [Losses()], {"monitor": first}).fit(2)
-    learner(tmp_path, [Losses()], {"monitor": then}).fit(3, resume=True)
+    learner(tmp_path, [Losses()], {"monitor": then, "mode": "max" if then == "lr" else "auto"}).fit(3, resume=True)
     assert best_step(tmp_path) == step
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from ignite_trainer import Checkpoint, Learner
@@ -45,6 +46,18 @@ def test_load_weights_after_save_weights_then_every_tensor_has_the_same_bits(mak
     load_weights(other, tmp_path / "new" / "model.safetensors")
     assert same_state(model.state_dict(), other.state_dict())
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["model.safetensors"]
+
+
+def test_save_weights_when_made_again_then_is_the_same_file_whose_metadata_are_whole(tmp_path):
+    metadata, path = {name: f'{name} "ü"\n\x01' for name in "abcdefgh"}, tmp_path / "a.safetensors"
+    contents = set()
+    for _ in range(10):  # in 8! orders
+        save_weights(nn.Linear(2, 1, bias=False), path, metadata)
+        contents.add(path.read_bytes()[:-8])
+    assert len(contents) == 1
+    with safe_open(path, "pt") as file:
+        assert file.metadata() == metadata
+    load_weights(nn.Linear(2, 1, bias=False), path)
 
 
 def test_save_weights_then_whoever_may_read_another_file_may_read_this_one(tmp_path):

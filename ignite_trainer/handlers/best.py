@@ -5,14 +5,56 @@ from collections.abc import Sequence
 from typing import Literal, TypedDict
 
 from ..arguments import is_number, is_whole
+from ..user_warnings import warn_user
 
 __all__ = ["Best", "BestState", "check_monitor", "direction_of", "mode_for"]
 
-LOWER_IS_BETTER = ("loss", "error", "mse", "mae", "msle", "perplexity")  # anywhere in a name
+LOWER_IS_BETTER = (
+    "loss",
+    "error",
+    "mse",
+    "mae",
+    "msle",
+    "perplexity",
+    "crossentropy",
+    "hausdorff",
+)  # anywhere in a name
 LOWER_AS_WORDS = frozenset(
     [
-        *("bce", "bpc", "brier", "ce", "cer", "chamfer", "cost", "crps", "deviance", "distance", "divergence", "ece"),
-        *("eer", "energy", "entropy", "err", "fid", "hamming", "kl", "kld", "l1", "l2", "lpips", "mape", "mdape"),
+        *(
+            "ade",
+            "bce",
+            "bpc",
+            "brier",
+            "ce",
+            "cer",
+            "chamfer",
+            "cost",
+            "crps",
+            "deviance",
+            "distance",
+            "divergence",
+            "ece",
+        ),
+        *(
+            "eer",
+            "energy",
+            "entropy",
+            "err",
+            "fde",
+            "fid",
+            "fnr",
+            "fpr",
+            "hamming",
+            "hinge",
+            "kl",
+            "kld",
+            "l1",
+            "l2",
+            "lpips",
+            "mape",
+            "mdape",
+        ),
         *("nll", "penalty", "ppl", "smape", "ter", "wasserstein", "wer"),
     ]
 )
@@ -99,6 +141,9 @@ class Best:
         TypeError: a monitor that is no name.
         ValueError: another mode, a ``min_delta`` that is negative or not finite, or a ``patience`` below 1.
 
+    Warns:
+        UserWarning: "auto", and the name does not tell.
+
     >>> best = Best("valid_loss", patience=2)
     >>> [best.update(loss) for loss in (0.5, 0.4, float("nan"), 0.4)]
     [True, True, False, False]
@@ -125,6 +170,11 @@ class Best:
             )
         if patience is not None and (not is_whole(patience) or patience < 1):
             raise ValueError(f"patience is a number of epochs, at least 1, or None for no end; got {patience!r}")
+        if mode == "auto" and direction_of(monitor) is None:
+            warn_user(
+                f"mode='auto' goes by the name, and {monitor!r} does not tell: it is taken to be better the higher it "
+                "is; give mode='max' or mode='min'"
+            )
         self.monitor = monitor
         self.mode: Literal["min", "max"] = mode_for(monitor) if mode == "auto" else mode
         self.min_delta = min_delta

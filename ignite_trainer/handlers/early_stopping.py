@@ -25,7 +25,8 @@ class EarlyStopping(Callback):
     Args:
         monitor: a key of a history row, such as "valid_loss" or "train_loss".
         mode: "min" if lower is better, "max" if higher is; "auto" is "min" for names with loss, error, mse, mae,
-            perplexity, nll, wer and other words of that kind in them, else "max": say it for a name of your own.
+            perplexity, nll, wer and other words of that kind in them, else "max"; a name that does not tell is warned
+            of.
         patience: how many epochs in a row without an improvement end the fit; at least 1.
         min_delta: an improvement has to be larger than this.
         relative: ``min_delta`` is a fraction of the best value.

@@ -42,7 +42,6 @@ class EMA(Callback):
         if not (is_number(decay) and 0 < decay < 1):
             raise ValueError(f"decay is the part of the average that stays, between 0 and 1; got {decay!r}")
         self.decay = decay
-        self._move = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         self.other: list[Tensor] = []  # the averages, or the trained weights while the averages are in the model
         self.in_model = False
 
@@ -58,7 +57,7 @@ class EMA(Callback):
             self.other = [weight.clone() for weight in weights]
         else:
             with torch.no_grad():
-                self._move(self.other, weights, None)
+                get_ema_multi_avg_fn(self.decay)(self.other, weights, None)  # type: ignore[no-untyped-call]
 
     def before_epoch(self, learn: LearnerLike) -> None:
         """Averages in for the validation of a fit, weights back for training."""
