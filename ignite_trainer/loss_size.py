@@ -45,7 +45,8 @@ def loss_size_of(loss_func: Any) -> LossSize:
 
     For cross-entropy and NLL over class indices that is the number of labels that are not ``ignore_index``, or the
     sum of their class weights: what the loss itself divides by. For all others it is the first dimension of y, also for
-    a subclass with a ``forward`` of its own that does not call torch's.
+    a subclass with a ``forward`` of its own that does not call torch's. One that does is taken to hand on all labels;
+    where it drops some, as a language model's shift does, give ``Learner(loss_size=...)``.
 
     Returns:
         A function (preds, y) → an int, or on the device of y a 0-d tensor, or ``Marked``.
