@@ -22,7 +22,7 @@ from .distributed import initialize, is_main, world_size
 from .engines import CancellableEngine, always
 from .epochs import check_loader, first_batch, refuse_one_shot, rereadable
 from .events import Scope, TrainEvents
-from .export import export_model, load_weights, save_weights
+from .export import export_model
 from .files import Aside, new_run_folder
 from .first_batch import FirstBatchChecks
 from .gradients import check_gradient_options, window_for
@@ -39,6 +39,7 @@ from .steps import EvalStep, Step, TrainStep, autocast_for, on_device, own_step,
 from .summary import summarize
 from .timeline import timeline
 from .validation import Validation
+from .weights import load_weights, save_weights
 
 __all__ = ["Learner"]
 

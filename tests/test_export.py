@@ -12,7 +12,8 @@ from safetensors import safe_open
 from torch import nn
 
 from ignite_trainer import Checkpoint, Learner
-from ignite_trainer.export import export_model, load_weights, save_weights
+from ignite_trainer.export import export_model
+from ignite_trainer.weights import load_weights, save_weights
 from tests.tiny import dropout_net, same_state
 
 

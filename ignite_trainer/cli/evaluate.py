@@ -15,8 +15,8 @@ from torch import Tensor
 from ..callbacks import Callback
 from ..collectives import sum_float64
 from ..distributed import is_main
-from ..export import load_weights
 from ..learner import Learner
+from ..weights import load_weights
 from .build import build_job, loader_of
 from .mistakes import UserMistake, mistakes
 from .options import DEVICE

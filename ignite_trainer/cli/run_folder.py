@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from ..export import load_weights
+from ..weights import load_weights
 from .build import build_model
 from .config_file import read_config, read_yaml
 from .job_data import JobData

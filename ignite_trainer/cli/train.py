@@ -14,12 +14,12 @@ import tyro
 from ..callbacks import Callback
 from ..collectives import barrier, of_main
 from ..distributed import is_main
-from ..export import load_weights
 from ..handlers import EMA, Checkpoint, EarlyStopping, NaNGuard, Progress, RunFiles, Schedule, TensorBoard
 from ..handlers.signals import EXIT_RESUMABLE
 from ..handlers.state_files import newest_checkpoint
 from ..learner import Learner
 from ..schedules import one_cycle, warmup_cosine
+from ..weights import load_weights
 from .build import Job, build_job, check_last_batch, loader_of
 from .config_file import job_section
 from .job_data import JobData

@@ -13,9 +13,9 @@ from typing import Any, Literal
 from ..arguments import check_folder
 from ..callbacks import Callback
 from ..distributed import is_main
-from ..export import refuse_unsavable, save_weights
 from ..files import write_aside
 from ..learner_like import LearnerLike
+from ..weights import refuse_unsavable, save_weights
 from .best import Best, BestState, check_monitor
 from .run_config import name_of, run_config
 from .soundness import Soundness
