@@ -196,5 +196,5 @@ def _different_calls(call: str) -> str:
     )
     return (
         f"all ranks make the same calls in the same order; here came {listed}: call evaluate, predict, save and the "
-        "like on every rank, and of a callback's points in after_step, after_epoch or after_validate, to which all come"
+        "like on every rank; in a callback, in after_step, after_epoch or after_validate, to which all ranks come"
     )

@@ -159,7 +159,8 @@ class CancellableEngine(Engine):
         self._fire_event(Events.EXCEPTION_RAISED, e)
         if had_ended or not self.should_terminate:
             raise e
-        if self._dataloader_iter is not None:  # within an epoch, which is then not completed
+        self.should_terminate = "skip_completed"  # neither the epoch nor the run is, and nothing is to be saved as done
+        if self._dataloader_iter is not None:  # within an epoch
             self._maybe_terminate_legacy()
 
     def announce(self, event: TrainEvents) -> None:

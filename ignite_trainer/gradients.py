@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from .arguments import is_whole
 from .events import Scope, TrainEvents
 from .loss_size import LossSize, counted
+from .nests import tensors_in
 
 __all__ = ["GradientWindow", "check_gradient_options", "window_for"]
 
@@ -114,9 +115,16 @@ class GradientWindow:
 
 def _mask_gradient_of_nothing(preds: Any, n: float | Tensor) -> None:
     """Class weights of 0 for a whole batch: torch's gradient of its loss is 0/0, in one large batch it would be 0."""
-    of_weights = isinstance(n, Tensor) and n.is_floating_point()
-    if of_weights and isinstance(preds, Tensor) and not preds.is_leaf:
-        preds.register_hook(lambda grad: torch.where(n > 0, grad, 0.0))  # type: ignore[no-untyped-call, arg-type]
+    if isinstance(n, Tensor) and not n.is_floating_point():  # ignored labels, whose gradient is 0
+        return
+
+    def masked(grad: Tensor) -> Tensor:
+        return torch.where(n > 0, grad, 0.0) if isinstance(n, Tensor) else torch.zeros_like(grad)
+
+    if isinstance(n, Tensor) or n == 0:
+        for _, tensor in tensors_in(preds):
+            if tensor.requires_grad and not tensor.is_leaf:
+                tensor.register_hook(masked)  # type: ignore[no-untyped-call]
 
 
 def check_gradient_options(accumulate: int, clip_norm: float | None) -> None:

@@ -345,7 +345,10 @@ class Learner(LearnerParts):
         self.trainer.terminate_after_batch()
 
     def callback(self, method_name: str) -> None:
-        """Call a method of that name, a point or one's own, on every callback that has it."""
+        """Call a method of that name, a point or one's own, on every callback that has it.
+
+        With "after_step" a step of one's own says that the optimizer has stepped, and ``step`` counts it.
+        """
         self.called_by_name.add(method_name)
         if method_name == "after_step" and self.has_own_step:
             self.step = self.steps_before + 1

@@ -139,7 +139,7 @@ class Accuracy(OfOutput, Ratio):
             if preds.ndim > 2 and y.shape == preds.shape[:-1]:
                 way_out = "the classes are the second dimension, so give a function of preds.movedim(-1, 1) and y"
             raise ValueError(
-                "accuracy compares scores (N, classes) with class numbers (N,); got "
+                "accuracy compares scores (N, classes), of 2 classes or more, with class numbers (N,); got "
                 f"{tuple(preds.shape)} and {tuple(y.shape)} of {y.dtype}: {way_out}"
             )
 

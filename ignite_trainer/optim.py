@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -255,7 +255,7 @@ def _own_groups(groups: Any) -> Any:
 def _own_value(value: Any, name: str) -> Any:
     if isinstance(value, Tensor):  # a parameter, or a rate that is changed in place
         return value if name == "params" else value.clone()
-    return list(value) if name == "params" else value
+    return list(value) if isinstance(value, Iterator) else value
 
 
 def _holds(key: str, names: list[str]) -> bool:

@@ -137,6 +137,13 @@ def test_mode_auto_when_the_name_does_not_tell_then_warns_and_takes_the_higher_f
     assert Best("valid_x", mode="min").mode == "min"
 
 
+@pytest.mark.parametrize(
+    "name", ["valid_f1-score", "valid_top5", "top_5", "valid_map50", "mAP@0.5", "explained_variance"]
+)
+def test_mode_auto_when_a_name_has_other_signs_or_numbers_then_its_words_count(name):
+    assert Best(name).mode == "max"
+
+
 def test_mode_given_overrules_the_name():
     best = Best("margin_loss", mode="max")
     assert [best.update(1), best.update(2)] == [True, True]

@@ -74,14 +74,25 @@ def test_accumulate_when_batches_are_short_then_equals_one_large_batch_a_window(
     assert learn.step == steps == 2 * math.ceil(5 / k)
 
 
-def test_accumulate_when_a_batch_has_labels_of_weight_0_alone_then_equals_one_large_batch_a_window():
+class OfScores(nn.CrossEntropyLoss):
+    """Of a model that gives a tuple."""
+
+    def forward(self, preds, y):
+        return super().forward(preds[0], y)
+
+
+@pytest.mark.parametrize("in_a_tuple", [False, True])
+def test_accumulate_when_a_batch_has_labels_of_weight_0_alone_then_equals_one_large_batch_a_window(in_a_tuple):
     """torch's own gradient of such a batch is 0/0."""
     weight = torch.ones(3).double()
     weight[batches()[-1][1]] = 0.0
     expected, _ = by_hand(2, 5, None, nn.CrossEntropyLoss(weight))
     torch.manual_seed(0)
-    loss_func = nn.CrossEntropyLoss(weight)
-    learn = Learner(mlp().double(), (batches(), None), loss_func, 0.1, device="cpu", accumulate=5)
+    loss_func, model = nn.CrossEntropyLoss(weight), mlp().double()
+    if in_a_tuple:
+        loss_func = OfScores(weight)
+        model.register_forward_hook(lambda module, args, output: (output,))
+    learn = Learner(model, (batches(), None), loss_func, 0.1, device="cpu", accumulate=5)
     learn.fit(2)
     assert learn.loss.isnan()
     assert_close(learn.model, expected)

@@ -85,7 +85,10 @@ def test_accuracy_when_a_loader_fills_one_buffer_again_and_again_then_has_counte
 )
 def test_accuracy_when_labels_are_no_class_numbers_that_fit_the_scores_then_is_refused(shapes, dtype):
     preds, y = torch.zeros(shapes[0]), torch.zeros(shapes[1], dtype=dtype)
-    message = "accuracy compares scores (N, classes) with class numbers (N,); got {} and {} of {}: for a regression"
+    message = (
+        "accuracy compares scores (N, classes), of 2 classes or more, with class numbers (N,); got {} and {} of {}: "
+        "for a regression"
+    )
     with pytest.raises(ValueError, match=f"^{re.escape(message.format(*shapes, dtype))}"):
         Accuracy().update((preds, y))
 

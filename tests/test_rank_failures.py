@@ -161,7 +161,7 @@ def test_ranks_when_one_makes_a_call_alone_then_all_are_told_where_each_is_and_t
     for name, text in texts.items():
         assert text.startswith("all ranks make the same calls in the same order; here came rank"), name
         assert text.count(" of rank_jobs.py, ") == 2, name
-        assert text.endswith("in after_step, after_epoch or after_validate, to which all come"), name
+        assert text.endswith("in after_step, after_epoch or after_validate, to which all ranks come"), name
     assert "(ignite_trainer." in texts["save or fit"], "at the same line of the user's"
     assert "; here came rank 0 at line " in texts["after_epoch"]
     assert {2: "; rank 1 at line ", 3: "; ranks 1, 2 at line "}[n_ranks] in texts["after_epoch"]

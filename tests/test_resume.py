@@ -303,8 +303,16 @@ def test_resume_when_a_schedule_spans_another_run_then_is_refused(tmp_path):
         plain(tmp_path, cbs=[Schedule(one_cycle(0.5))]).fit(3, resume=True)
 
 
+def in_two(milestone, gamma=0.5):
+    def make(opt):
+        parts = optim.lr_scheduler.ConstantLR(opt, 0.5), optim.lr_scheduler.ExponentialLR(opt, gamma)
+        return optim.lr_scheduler.SequentialLR(opt, parts, [milestone])
+
+    return make
+
+
 SCHEDULES = {
-    "kind": (one_cycle(0.5), lambda step: 0.9**step, "kind was 'one_cycle' then and is 'LambdaLR' now"),
+    "kind": (one_cycle(0.5), lambda step: 0.9**step, "kind was one_cycle then and is LambdaLR now"),
     "highest rate": (one_cycle(0.5), one_cycle(0.1), "max_lr was 0.5 then and is 0.1 now"),
     "highest rate that is given": (one_cycle(), one_cycle(0.1), "max_lr was None then and is 0.1 now"),
     "torch's options": (
@@ -315,7 +323,20 @@ SCHEDULES = {
     "torch's highest rate": (
         lambda opt: optim.lr_scheduler.OneCycleLR(opt, 0.5, 10),
         lambda opt: optim.lr_scheduler.OneCycleLR(opt, 0.1, 10),
-        r"max_lr was \(0.5,\) then and is \(0.1,\) now",
+        "max_lr of group 0 was 0.5 then and is 0.1 now",
+    ),
+    "highest rate of each group": (one_cycle([0.5]), one_cycle([0.1]), r"max_lr was \[0.5\] then and is \[0.1\] now"),
+    "milestones": (
+        lambda opt: optim.lr_scheduler.MultiStepLR(opt, [3, 7]),
+        lambda opt: optim.lr_scheduler.MultiStepLR(opt, [7, 9]),
+        r"milestones was \[\[3, 1\], \[7, 1\]\] then and is \[\[7, 1\], \[9, 1\]\] now",
+    ),
+    "milestones of a sequence": (in_two(4), in_two(6), r"milestones was \[4\] then and is \[6\] now"),
+    "part of a sequence": (in_two(4), in_two(4, 0.3), "gamma of part 1 was 0.5 then and is 0.3 now"),
+    "mode": (
+        lambda opt: optim.lr_scheduler.CyclicLR(opt, 0.01, 0.1, mode="triangular"),
+        lambda opt: optim.lr_scheduler.CyclicLR(opt, 0.01, 0.1, mode="triangular2"),
+        "mode was 'triangular' then and is 'triangular2' now",
     ),
 }
 

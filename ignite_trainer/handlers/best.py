@@ -1,6 +1,7 @@
 """The one answer to "is this value better?", for early stopping, best checkpoints and whatever waits for a plateau."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Literal, TypedDict
 
@@ -19,51 +20,17 @@ LOWER_IS_BETTER = (
     "crossentropy",
     "hausdorff",
 )  # anywhere in a name
-LOWER_AS_WORDS = frozenset(
-    [
-        *(
-            "ade",
-            "bce",
-            "bpc",
-            "brier",
-            "ce",
-            "cer",
-            "chamfer",
-            "cost",
-            "crps",
-            "deviance",
-            "distance",
-            "divergence",
-            "ece",
-        ),
-        *(
-            "eer",
-            "energy",
-            "entropy",
-            "err",
-            "fde",
-            "fid",
-            "fnr",
-            "fpr",
-            "hamming",
-            "hinge",
-            "kl",
-            "kld",
-            "l1",
-            "l2",
-            "lpips",
-            "mape",
-            "mdape",
-        ),
-        *("nll", "penalty", "ppl", "smape", "ter", "wasserstein", "wer"),
-    ]
+_LOWER = (
+    "ade bce bpc brier ce cer chamfer cost crps deviance distance divergence ece eer energy entropy err fde fid fnr "
+    "fpr hamming hinge kl kld l1 l2 lpips mape mdape nll penalty ppl smape ter wasserstein wer"
 )
-HIGHER_AS_WORDS = frozenset(
-    [
-        *("acc", "accuracy", "ap", "auc", "auroc", "bleu", "dice", "f1", "iou", "jaccard", "kappa", "map", "mcc"),
-        *("miou", "ndcg", "precision", "psnr", "r2", "recall", "rouge", "score", "sensitivity", "specificity", "ssim"),
-    ]
+_HIGHER = (
+    "acc accuracy ami ap ari auc auprc auroc bertscore bleu chrf cider correct correlation dice elbo em explained f1 "
+    "fbeta gmean hit hits hota idf1 iou jaccard kappa likelihood map match matthews mcc meteor miou mota mrr ndcg nmi "
+    "npv oks pck pearson ppv pq precision psnr r2 recall return reward rocauc rouge rougel score sensitivity spearman "
+    "specificity ssim success tnr top tpr"
 )
+LOWER_AS_WORDS, HIGHER_AS_WORDS = frozenset(_LOWER.split()), frozenset(_HIGHER.split())
 
 
 def check_monitor(monitor: str, monitors: Sequence[str]) -> None:
@@ -102,14 +69,15 @@ def direction_of(monitor: str) -> Literal["min", "max"] | None:
 
     Args:
         monitor: a key of a history row. "min" if it has loss, error or another of ``LOWER_IS_BETTER`` in it, or one of
-            the words between its underscores is wer, nll or another of ``LOWER_AS_WORDS``; "max" if one is accuracy,
+            its words is wer, nll or another of ``LOWER_AS_WORDS``; "max" if one is accuracy,
             auc or another of ``HIGHER_AS_WORDS``.
 
     >>> direction_of("valid_loss"), direction_of("valid_wer"), direction_of("valid_accuracy"), direction_of("valid_x")
     ('min', 'min', 'max', None)
     """
     name = monitor.lower()
-    words = name.split("_")
+    words = re.split("[^a-z0-9]+", name)
+    words += [word.rstrip("0123456789") for word in words]  # top5, map50
     if any(part in name for part in LOWER_IS_BETTER) or not LOWER_AS_WORDS.isdisjoint(words):
         return "min"
     return None if HIGHER_AS_WORDS.isdisjoint(words) else "max"

@@ -48,7 +48,7 @@ class Checkpoint(Callback):
         background: write in a thread, from a copy of the state in memory.
 
     Attributes:
-        saved_step: the step that was saved last in this fit, or that it began at.
+        saved_step: the step that was saved last in this fit, or that it was resumed at; None: none was.
 
     Raises:
         ValueError: an interval or ``keep`` below 1; at ``before_fit`` an unknown monitor, or a loader that cannot be
@@ -86,7 +86,8 @@ class Checkpoint(Callback):
         self.best = None if monitor is None else Best(monitor, mode=mode)
         self.signals = SignalWatch()
         self.writer = StateWriter()
-        self._saved_at, self.saved_step, self._due = 0.0, 0, False
+        self._saved_at, self._saved_step, self._due = 0.0, 0, False
+        self.saved_step: int | None = None
         self._poll = ""
         self._soundness, self._ruined = Soundness(), False
         self.brings = (CrashReport(folder), self._soundness)
@@ -132,7 +133,8 @@ class Checkpoint(Callback):
             learn.aside.move(self._left_over(learn), self.folder(learn))
         if self.best is not None:
             self.best = Best(self.best.monitor, mode=self.best.mode)
-        self._saved_at, self.saved_step, self._due = time.monotonic(), learn.step, False
+        self._saved_at, self._saved_step, self._due = time.monotonic(), learn.step, False
+        self.saved_step = None if learn.resumed_from is None else learn.step
         self._ruined = False
         self.signals.start()
 
@@ -150,7 +152,7 @@ class Checkpoint(Callback):
             return
         if not learn.engine.training or self.writer.failure is not None:
             return self.writer.raise_failure()
-        if self.every_steps is not None and learn.step - self.saved_step >= self.every_steps:
+        if self.every_steps is not None and learn.step - self._saved_step >= self.every_steps:
             self._due = True
         if self.every_seconds is not None and self._asked(learn, self._poll, self._has_waited):
             self._due = True
@@ -223,7 +225,8 @@ class Checkpoint(Callback):
             return
         if self._is_sound(learn):
             self._write(self.folder(learn) / f"step-{learn.step:08d}.pt", snapshot(learn, done=done), keep=self.keep)
-        self._saved_at, self.saved_step, self._due = time.monotonic(), learn.step, False
+            self.saved_step = learn.step
+        self._saved_at, self._saved_step, self._due = time.monotonic(), learn.step, False
         if learn.ranks is not None and self.every_seconds is not None:
             learn.ranks.asked.discard(self._poll)
         if self._signalled(learn) and not done:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
-from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ..callbacks import Callback
 from ..epochs import loader_length
 from ..learner_like import LearnerLike
-from ..optim import is_plain_number
+from ..optim import rates_of
 from ..schedules import LRSchedule, build_scheduler
 from ..user_warnings import warn_user
 from .best import check_monitor, direction_of
 
 __all__ = ["Schedule"]
 
-# what schedulers of torch 2.13 count with; their other numbers are options
-_PROGRESS = {"last_epoch", "_step_count", "_is_initial", "T_cur", "T_i", "best", "num_bad_epochs", "cooldown_counter"}
+# what schedulers of torch 2.13 count with, and what they read off the optimizer; their other values are options
+_NO_OPTIONS = {"last_epoch", "T_cur", "T_i", "best", "num_bad_epochs", "cooldown_counter", "base_lrs", "initial_lr"}
 
 
 class Schedule(Callback):
@@ -72,8 +74,10 @@ class Schedule(Callback):
         if learn.n_epochs == 0:  # nothing is trained, and there is nothing to lay out
             self.scheduler = None
             return
+        rates, groups = rates_of(learn.opt), [set(group) for group in getattr(learn.opt, "param_groups", ())]
         self.scheduler = build_scheduler(self.spec, learn.opt, self._laid_out)
-        self._made_of = _made_of(self.spec, self.scheduler)
+        if self.scheduler is not former:
+            self._made_of = self._what_was_made(rates, groups)
         if self.scheduler is former and left_out is not None:  # one that is kept over fits goes on
             self._step(*left_out, last=False)
         if isinstance(self.scheduler, ReduceLROnPlateau) != (self.every == "validate"):
@@ -135,12 +139,16 @@ class Schedule(Callback):
                 f"{self.spec} was laid out over {before} {unit}, the run has {self._laid_out} now: the same number of "
                 "epochs is needed to resume"
             )
-        then = state["made_of"]
-        for name, now in self._made_of.items():
-            if then.get(name, now) != now:
+        then, now = state["made_of"], self._made_of
+        compared = {name: (then[name], now[name]) for name in ("kind", "step")}
+        if then["rates"] == now["rates"]:  # of an optimizer that is kept they may be others, and options made of them
+            options = then["options"]
+            compared |= {name: (options.get(name, value), value) for name, value in now["options"].items()}
+        for name, (saved, given) in compared.items():
+            if saved != given:
                 raise ValueError(
-                    f"a resumed Schedule goes on with what was saved; its {name} was {then[name]!r} then and is "
-                    f"{now!r} now: give the same, or begin another fit with learn.load(path)"
+                    f"a resumed Schedule goes on with what was saved; its {name} was {saved} then and is {given} now: "
+                    "give the same, or begin another fit with learn.load(path)"
                 )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -154,6 +162,21 @@ class Schedule(Callback):
                 warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step", UserWarning)
                 self._step(*state["left_out"], last=False)  # the optimizer has stepped, before this process began
 
+    def _what_was_made(self, rates: list[float], groups: list[set[str]]) -> dict[str, Any]:
+        """What tells this schedule from another, as plain data; rates and keys of the groups are those before it."""
+        given = self.spec.options if isinstance(self.spec, LRSchedule) else {}
+        added = {  # a highest rate, say
+            f"{name} of group {i}": group[name]
+            for i, group in enumerate(self.scheduler.optimizer.param_groups)
+            for name in sorted(group.keys() - groups[i] - _NO_OPTIONS)
+        }
+        return {
+            "kind": self.spec.name if isinstance(self.spec, LRSchedule) else type(self.scheduler).__name__,
+            "step": self.every,
+            "rates": rates,
+            "options": _options_of(self.scheduler, {**given, **added}),
+        }
+
     @staticmethod
     def _steps_of_run(learn: LearnerLike) -> int | None:
         try:
@@ -162,16 +185,21 @@ class Schedule(Callback):
             return None
 
 
-def _made_of(spec: Any, scheduler: Any) -> dict[str, Any]:
-    """What tells a scheduler from one of another kind or of other options: plain data."""
-    kind, options = type(scheduler).__name__, dict(vars(scheduler))
-    if isinstance(spec, LRSchedule):
-        kind, options = spec.name, {**options, **spec.options}
-    elif isinstance(scheduler, OneCycleLR):  # has them in the groups
-        options["max_lr"] = tuple(group["max_lr"] for group in scheduler.optimizer.param_groups)
-    plain = {
-        name: value
-        for name, value in options.items()
-        if name not in _PROGRESS and (value is None or isinstance(value, bool) or is_plain_number(value))
-    }
-    return {"kind": kind, **plain}
+def _options_of(scheduler: Any, others: Mapping[str, Any] = MappingProxyType({})) -> dict[str, str]:
+    """The options of a scheduler, and others that it was made with, as text."""
+    own = {name: value for name, value in vars(scheduler).items() if not name.startswith("_")}
+    within = getattr(scheduler, "_schedulers", ())
+    parts = {f"{name} of part {i}": value for i, part in enumerate(within) for name, value in _options_of(part).items()}
+    own["milestones"] = own.get("milestones", getattr(scheduler, "_milestones", None))
+    named = {name: _as_text(value) for name, value in {**others, **own}.items() if name not in _NO_OPTIONS}
+    return {**parts, **{name: text for name, text in named.items() if text is not None}}
+
+
+def _as_text(value: Any) -> str | None:
+    """Plain data as text, the same for the same data; None for anything else."""
+    if isinstance(value, Mapping):
+        value = sorted(value.items())
+    if isinstance(value, (list, tuple)):
+        parts = [_as_text(part) for part in value]
+        return None if None in parts else f"[{', '.join(map(str, parts))}]"
+    return repr(value) if value is None or isinstance(value, (bool, int, float, str)) else None
