@@ -113,7 +113,7 @@ class Ranks:
     def after(self, engine: Any, event: Any) -> None:
         """When all handlers of an event have run: what the ranks agree on before Ignite goes on."""
         if event is Events.GET_BATCH_COMPLETED:
-            if engine.training and not engine.cancelled and is_filler(engine.loader, engine.place):
+            if engine.training and not engine.cancelled and self._is_filler(engine):
                 engine.cancelled = Scope.BATCH  # there is no sample for this rank
         elif event in _AGREED_AFTER[engine.training]:
             if self._parted:  # the others have taken what was done here last for this agreement
@@ -121,6 +121,10 @@ class Ranks:
             elif engine.cancelled < Scope.EPOCH or engine.wish or event is not Events.ITERATION_COMPLETED:
                 self.agree(engine, at_end=True)
                 self._parted = False
+
+    def _is_filler(self, engine: Any) -> bool:
+        start = self.learn.epoch_start
+        return start is not None and is_filler(engine.loader, start.get("batch", 0) + engine.place)
 
     def ask_to_stop(self, skip_completed: bool) -> None:
         """Have all ranks end the fit at the next agreement, for the reason that was there first."""

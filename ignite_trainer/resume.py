@@ -202,7 +202,7 @@ class MidEpoch:
         """The rest of the epoch's batches; everything is as it was once the iterator is made."""
         done, loader, start = self.state["progress"]["batch"], epochs.loader, self.state["epoch_start"]
         if isinstance(loader, OrderedLoader):
-            loader.seek(start["epoch"], done)
+            loader.seek(start["epoch"], start["batch"] + done)
             batches: Iterator[Any] = iter(loader)
         else:
             _set_generators(loader, start["generators"])
@@ -223,7 +223,7 @@ class MidEpoch:
 def epoch_start(loader: Any) -> dict[str, Any]:
     """What a loader's order depends on, just before it is iterated: a callback that iterates it later moves that."""
     if isinstance(loader, OrderedLoader):
-        return {"epoch": loader.order.epoch}
+        return {"epoch": loader.order.epoch, "batch": loader.order.batch}
     return {"rng": get_rng_state(), "generators": [generator.get_state() for generator in generators_of(loader)]}
 
 

@@ -105,6 +105,11 @@ def training():
     learn.fit(3)
     assert all(parameter.isfinite().all() for parameter in learn.model.parameters())
     ends["weights of 0"] = end_of(learn)
+    loader = TensorLoader(*points(41), batch_size=8)
+    loader.seek(0, 2)
+    learn = learner(loader, TensorLoader(*points(13, 2)))
+    learn.fit(2)
+    ends["sought"] = end_of(learn)
     return ends
 
 

@@ -5,11 +5,13 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from torch import nn
 
-from ignite_trainer import Callback, CancelFitException
+from ignite_trainer import Callback, CancelFitException, Checkpoint, Learner, TensorLoader
 from ignite_trainer.cli import main
 from ignite_trainer.handlers import CrashReport, load_crash
 from tests import crash_jobs, processes
+from tests.tiny import blobs, mlp
 
 
 def broken(name, folder):
@@ -196,6 +198,22 @@ def test_report_of_a_stop_by_nan_guard_then_replay_says_the_loss_is_not_finite(n
     assert lines[1] == f"noticed: training, epoch 1, batch {report['batch']}, after its step"
     assert lines[-2].endswith(f"is not finite already: {way_out}")
     assert lines[-1] == "again: the loss is nan"
+
+
+def test_report_when_the_loader_had_been_put_elsewhere_before_the_fit_then_names_the_samples_of_the_batch(tmp_path):
+    class Fails(crash_jobs.Callback):
+        def after_loss(self, learn):
+            if learn.iter == 1:
+                raise ValueError("no")
+
+    x, y = blobs(40)
+    loader = TensorLoader(x, y, batch_size=8, shuffle=True)
+    loader.seek(3, 2)
+    cbs = [Fails(), Checkpoint()]
+    with pytest.raises(ValueError, match="no"):
+        Learner(mlp(), (loader, None), nn.CrossEntropyLoss(), 0.1, cbs, folder=tmp_path, device="cpu").fit(1)
+    report = load_crash(tmp_path / "crash.pt")
+    assert torch.equal(report["inputs"][0], x[report["samples"]])
 
 
 def test_report_of_a_nan_that_is_noticed_later_then_names_the_samples_of_the_first(tmp_path, capsys):

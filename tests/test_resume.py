@@ -61,6 +61,21 @@ def test_resume_when_a_callback_looks_into_the_training_loader_then_the_end_has_
         assert equal(end_of(resumed), expected), path.name
 
 
+def test_resume_when_the_loader_had_been_put_elsewhere_before_the_fit_then_the_end_has_the_same_bits(tmp_path):
+    def elsewhere(name):
+        learn = make("tensors", tmp_path / name, keep=1000)
+        learn.train_dl.seek(3, 2)
+        return learn
+
+    whole = elsewhere("whole")
+    whole.fit(N_EPOCHS)
+    expected = end_of(whole)
+    for path in sorted((tmp_path / "whole" / "checkpoints").glob("step-*.pt")):
+        resumed = elsewhere(path.stem)
+        resumed.fit(N_EPOCHS, resume=path)
+        assert equal(end_of(resumed), expected), path.name
+
+
 def test_resume_when_nothing_was_saved_yet_then_begins_from_the_start(tmp_path):
     ends = []
     for resume in (False, True):

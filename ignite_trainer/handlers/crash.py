@@ -169,11 +169,13 @@ def _samples(learn: LearnerLike, batch: int, *, training: bool) -> list[int] | N
     loader, start = learn.train_dl if training else learn.valid_dl, learn.epoch_start
     if not isinstance(loader, OrderedLoader) or (training and start is None):
         return None
-    epoch = start["epoch"] if training and start is not None else loader.order.epoch - 1
+    epoch, first = loader.order.epoch - 1, 0
+    if training and start is not None:
+        epoch, first = start["epoch"], start["batch"]  # of a loader that was put elsewhere before the fit
     order = copy.copy(loader.order)  # the loader is whole again by now
     if learn.ranks is not None:
         order.shard(learn.ranks.rank, learn.ranks.world)
-    samples: list[int] = order.indices(epoch)[order.share(batch)].tolist()
+    samples: list[int] = order.indices(epoch)[order.share(first + batch)].tolist()
     return samples
 
 
