@@ -1,18 +1,33 @@
-"""Where a process is: for ranks, which have to make the same calls in the same order."""
+"""Where a process is: the user's line, for messages, and this package's, for ranks that have to make the same calls."""
 
-import os
+from __future__ import annotations
+
+import linecache
 import sys
-import sysconfig
-import traceback
 from pathlib import Path
+from types import FrameType
 
-import ignite
-import torch
+__all__ = ["frame_of_user", "place_of_caller", "place_of_user"]
 
-__all__ = ["place_of_caller", "place_of_user"]
+_ON_THE_WAY = {"ignite_trainer", "ignite", "contextlib", "torch"}
 
-_LIBRARIES = tuple(os.path.join(Path(file).parent, "") for file in (__file__, torch.__file__, ignite.__file__))
-_PYTHON, *_SITE = (os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "purelib", "platlib"))
+
+def frame_of_user() -> tuple[FrameType, int]:
+    """The innermost frame outside this package and what it calls, and its ``stacklevel`` for the caller's warnings.
+
+    Source: ``find_stack_level`` of pandas.
+    """
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and (frame.f_globals.get("__name__") or "").partition(".")[0] in _ON_THE_WAY:
+        frame, level = frame.f_back, level + 1
+    return frame, level
+
+
+def place_of_user() -> str:
+    """The user's line that led here: file, line and what it says."""
+    frame, _ = frame_of_user()
+    text = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+    return f"line {frame.f_lineno} of {Path(frame.f_code.co_filename).name}" + (f", {text}" if text else "")
 
 
 def place_of_caller(module: str) -> str:
@@ -28,16 +43,3 @@ def place_of_caller(module: str) -> str:
         frame = frame.f_back
     name = str(frame.f_globals.get("__name__"))
     return f"{name} {frame.f_lineno}" if name.startswith(f"{__package__}.") else ""
-
-
-def place_of_user() -> str:
-    """The innermost line that is neither of this package nor of the libraries under it: file, line and what it says.
-
-    >>> place_of_user().startswith("line 1 of <doctest")
-    True
-    """
-    for frame in reversed(traceback.extract_stack()):
-        in_python = frame.filename.startswith((_PYTHON, "<frozen")) and not frame.filename.startswith(tuple(_SITE))
-        if not in_python and not frame.filename.startswith(_LIBRARIES):
-            return f"line {frame.lineno} of {Path(frame.filename).name}" + (f", {frame.line}" if frame.line else "")
-    return "the command line"

@@ -18,7 +18,6 @@ __all__ = [
     "check_rate",
     "check_step",
     "check_tensors",
-    "is_plain_number",
     "param_groups",
     "plain_rate",
     "rates_of",
@@ -121,12 +120,6 @@ def plain_rate(lr: Any) -> Any:
     """NumPy's numbers as Python's: configurations and checkpoints are plain data."""
     is_numpys = hasattr(lr, "item") and not isinstance(lr, Tensor) and getattr(lr, "size", 1) == 1
     return lr.item() if is_numpys else lr
-
-
-def is_plain_number(value: Any) -> bool:
-    """Whether an option is a number, or several, that a saved one can be compared with."""
-    parts = value if isinstance(value, tuple) else (value,)
-    return all(type(part) in (int, float) for part in parts)
 
 
 def rates_of(optimizer: Any) -> list[float]:

@@ -14,7 +14,6 @@ from .callbacks import in_order
 from .learner_like import LearnerLike
 from .loadable import UNKNOWN, shapes_of
 from .nests import tensors_in
-from .optim import is_plain_number
 from .shares import loader_identity
 from .user_warnings import warn_user
 
@@ -145,10 +144,10 @@ def options_of(learn: LearnerLike) -> dict[str, Any]:
         f"{name} of group {i}": value
         for i, group in enumerate(learn.optimizer_options.groups_made)
         for name, value in group.items()
-        if is_plain_number(value)
+        if _is_plain_number(value)
     }
     return {
-        **{f"optimizer.{name}": value for name, value in defaults.items() if is_plain_number(value)},
+        **{f"optimizer.{name}": value for name, value in defaults.items() if _is_plain_number(value)},
         **groups,
         "accumulate": learn.accumulate,
         "precision": learn.precision,
@@ -175,3 +174,8 @@ def _identities(saved: dict[str, Any], loader: Any) -> tuple[dict[str, Any], dic
     if "generators" in saved:
         then["generators"], now["generators"] = len(saved["generators"]), len(generators_of(loader))
     return then, now
+
+
+def _is_plain_number(value: Any) -> bool:
+    parts = value if isinstance(value, tuple) else (value,)
+    return all(type(part) in (int, float) for part in parts)

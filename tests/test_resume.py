@@ -43,6 +43,19 @@ def test_resume_from_every_checkpoint_of_a_run_then_the_end_has_the_same_bits(na
         assert equal(end_of(resumed), expected), path.name
 
 
+def check_every_resume(make, folder):
+    """From each checkpoint of a run, made as ``make(folder)`` makes it, the end has the same bits."""
+    whole = make(folder / "whole")
+    whole.fit(N_EPOCHS)
+    expected = end_of(whole)
+    paths = sorted((folder / "whole" / "checkpoints").glob("step-*.pt"))
+    assert paths
+    for path in paths:
+        resumed = make(folder / path.stem)
+        resumed.fit(N_EPOCHS, resume=path)
+        assert equal(end_of(resumed), expected), path.name
+
+
 @pytest.mark.parametrize("name", ["tensors", "samples", "stock", "stock, own generator"])
 def test_resume_when_a_callback_looks_into_the_training_loader_then_the_end_has_the_same_bits(name, tmp_path):
     class Look(Callback):
@@ -50,30 +63,21 @@ def test_resume_when_a_callback_looks_into_the_training_loader_then_the_end_has_
             if learn.model.training and learn.iter == 1 and learn.epoch != 1:
                 next(iter(learn.train_dl))
 
-    whole = make(name, tmp_path / "whole", keep=1000)
-    whole.cbs.append(Look())
-    whole.fit(N_EPOCHS)
-    expected = end_of(whole)
-    for path in sorted((tmp_path / "whole" / "checkpoints").glob("step-*.pt")):
-        resumed = make(name, tmp_path / path.stem)
-        resumed.cbs.append(Look())
-        resumed.fit(N_EPOCHS, resume=path)
-        assert equal(end_of(resumed), expected), path.name
+    def looking(folder):
+        learn = make(name, folder, keep=1000)
+        learn.cbs.append(Look())
+        return learn
+
+    check_every_resume(looking, tmp_path)
 
 
 def test_resume_when_the_loader_had_been_put_elsewhere_before_the_fit_then_the_end_has_the_same_bits(tmp_path):
-    def elsewhere(name):
-        learn = make("tensors", tmp_path / name, keep=1000)
+    def elsewhere(folder):
+        learn = make("tensors", folder, keep=1000)
         learn.train_dl.seek(3, 2)
         return learn
 
-    whole = elsewhere("whole")
-    whole.fit(N_EPOCHS)
-    expected = end_of(whole)
-    for path in sorted((tmp_path / "whole" / "checkpoints").glob("step-*.pt")):
-        resumed = elsewhere(path.stem)
-        resumed.fit(N_EPOCHS, resume=path)
-        assert equal(end_of(resumed), expected), path.name
+    check_every_resume(elsewhere, tmp_path)
 
 
 def test_resume_when_nothing_was_saved_yet_then_begins_from_the_start(tmp_path):

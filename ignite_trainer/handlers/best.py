@@ -10,16 +10,8 @@ from ..user_warnings import warn_user
 
 __all__ = ["Best", "BestState", "check_monitor", "direction_of", "mode_for"]
 
-LOWER_IS_BETTER = (
-    "loss",
-    "error",
-    "mse",
-    "mae",
-    "msle",
-    "perplexity",
-    "crossentropy",
-    "hausdorff",
-)  # anywhere in a name
+# anywhere in a name
+LOWER_IS_BETTER = ("loss", "error", "mse", "mae", "msle", "perplexity", "crossentropy", "hausdorff")
 _LOWER = (
     "ade bce bpc brier ce cer chamfer cost crps deviance distance divergence ece eer energy entropy err fde fid fnr "
     "fpr hamming hinge kl kld l1 l2 lpips mape mdape nll penalty ppl smape ter wasserstein wer"
@@ -69,8 +61,8 @@ def direction_of(monitor: str) -> Literal["min", "max"] | None:
 
     Args:
         monitor: a key of a history row. "min" if it has loss, error or another of ``LOWER_IS_BETTER`` in it, or one of
-            its words is wer, nll or another of ``LOWER_AS_WORDS``; "max" if one is accuracy,
-            auc or another of ``HIGHER_AS_WORDS``.
+            its words is wer, nll or another of ``LOWER_AS_WORDS``; "max" if one is accuracy, auc or another of
+            ``HIGHER_AS_WORDS``.
 
     >>> direction_of("valid_loss"), direction_of("valid_wer"), direction_of("valid_accuracy"), direction_of("valid_x")
     ('min', 'min', 'max', None)

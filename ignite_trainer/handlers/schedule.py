@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, Literal
 
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -174,7 +173,7 @@ class Schedule(Callback):
             "kind": self.spec.name if isinstance(self.spec, LRSchedule) else type(self.scheduler).__name__,
             "step": self.every,
             "rates": rates,
-            "options": _options_of(self.scheduler, {**given, **added}),
+            "options": {**_as_texts({**given, **added}), **_options_of(self.scheduler)},
         }
 
     @staticmethod
@@ -185,14 +184,19 @@ class Schedule(Callback):
             return None
 
 
-def _options_of(scheduler: Any, others: Mapping[str, Any] = MappingProxyType({})) -> dict[str, str]:
-    """The options of a scheduler, and others that it was made with, as text."""
+def _options_of(scheduler: Any) -> dict[str, str]:
+    """The options of a scheduler and of its parts, as text."""
     own = {name: value for name, value in vars(scheduler).items() if not name.startswith("_")}
     within = getattr(scheduler, "_schedulers", ())
     parts = {f"{name} of part {i}": value for i, part in enumerate(within) for name, value in _options_of(part).items()}
     own["milestones"] = own.get("milestones", getattr(scheduler, "_milestones", None))
-    named = {name: _as_text(value) for name, value in {**others, **own}.items() if name not in _NO_OPTIONS}
-    return {**parts, **{name: text for name, text in named.items() if text is not None}}
+    return {**parts, **_as_texts(own)}
+
+
+def _as_texts(options: Mapping[str, Any]) -> dict[str, str]:
+    """Those options that are plain data, as text."""
+    texts = {name: _as_text(value) for name, value in options.items() if name not in _NO_OPTIONS}
+    return {name: text for name, text in texts.items() if text is not None}
 
 
 def _as_text(value: Any) -> str | None:
